@@ -1,0 +1,130 @@
+"""Every exception JetStreamProto raises, in one tree under `JetStreamError`.
+
+Catch `JetStreamError` for all of them, or a branch of it: `WireError` for bytes that are not
+what they claim to be, `HandshakeError` (and `TrustError` in it) for a session that never came
+to be, `SessionError` for one that ended, `ChannelError` for one channel of a living session.
+"""
+
+from __future__ import annotations
+
+
+class JetStreamError(Exception):
+    """The root of the tree."""
+
+
+class ConfigurationError(JetStreamError):
+    """A setting, key file or option cannot be used; the message names it."""
+
+
+class WireError(JetStreamError, ValueError):
+    """Bytes from outside break a rule of the wire format; the message names the rule."""
+
+
+class FrameTooLong(WireError):
+    """A frame announces, or already has, more bytes than the receiver allows."""
+
+
+class SchemaError(JetStreamError, ValueError):
+    """A FlatBuffers schema uses something that the layout compiler does not support."""
+
+
+# --- before a session exists -------------------------------------------------------------
+
+
+class HandshakeError(JetStreamError):
+    """The handshake failed; the message says what the peer or this side refused."""
+
+
+class HandshakeTimeout(HandshakeError):
+    """The peer did not finish the handshake within its deadline."""
+
+
+class NotJetStream(HandshakeError):
+    """The peer speaks something else on this port."""
+
+
+class Refused(HandshakeError):
+    """The peer turned this session away: it is full, closing, or does not know us."""
+
+
+class TrustError(HandshakeError):
+    """The peer's identity is not one that this side trusts."""
+
+
+class UnknownHost(TrustError):
+    """First contact: the known-hosts file has no entry for this server.
+
+    `host` is the name the entry would have, `fingerprint` what the server showed.
+    """
+
+    def __init__(self, host: str, fingerprint: str) -> None:
+        super().__init__(f"{host} is not known here; it shows the fingerprint {fingerprint}")
+        self.host = host
+        self.fingerprint = fingerprint
+
+
+class WrongFingerprint(TrustError):
+    """The server's key is not the pinned or known one."""
+
+
+class CertificateRejected(TrustError):
+    """A certificate is expired, not yet valid, for another name, or from an unknown CA."""
+
+
+# --- a session that ended ----------------------------------------------------------------
+
+
+class SessionError(JetStreamError):
+    """The session cannot go on."""
+
+
+class SessionClosed(SessionError):
+    """The session was ended properly, by either side, so nothing more can be sent."""
+
+
+class SessionCut(SessionError):
+    """The connection broke without the peer's authenticated end: data may be missing."""
+
+
+class PeerSilent(SessionCut):
+    """The peer answered no heartbeat within the idle timeout."""
+
+
+class ProtocolViolation(SessionError):
+    """The peer broke a rule of the session protocol; the session was ended for it."""
+
+
+# --- one channel -------------------------------------------------------------------------
+
+
+class ChannelError(JetStreamError):
+    """Something about one channel; the session lives on."""
+
+
+class ChannelClosed(ChannelError):
+    """This side of the channel has already been ended."""
+
+
+class ChannelReset(ChannelError):
+    """The channel was cut short by either side, with a code (see `ResetCode`) and a reason."""
+
+    def __init__(self, code: int, reason: str = "") -> None:
+        super().__init__(f"channel reset, code {code}" + (f": {reason}" if reason else ""))
+        self.code = code
+        self.reason = reason
+
+
+class ServiceNotFound(ChannelReset):
+    """The peer offers no service of that name."""
+
+
+class NotAllowed(ChannelReset):
+    """The peer's access rules do not let us use that service."""
+
+
+class MessageTooLarge(ChannelError):
+    """A message is larger than the peer (or this side) accepts."""
+
+
+class QueueFull(ChannelError):
+    """More is waiting to be sent than the channel may hold; wait for it to drain."""

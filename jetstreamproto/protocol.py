@@ -1,0 +1,68 @@
+"""`JetStreamProtocol`: one TCP connection of a Twisted application, carrying one session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from jetstreamproto.security.handshake import Handshake
+from jetstreamproto.security.records import DEFAULT_LIMITS, RecordLimits, RecordType, plain_record
+from jetstreamproto.session.session import Session
+from jetstreamproto.transports.tcp import TcpLink
+
+
+class JetStreamProtocol(Protocol):
+    """What `JetStreamServerFactory` and `JetStreamClientFactory` build for each connection.
+
+    Use `session`, or await `when_connected()`, and leave the rest to the reactor. `on_lost` is
+    called when the connection is gone.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        handshake: Handshake,
+        limits: RecordLimits = DEFAULT_LIMITS,
+        on_lost: Callable[[], None] | None = None,
+    ) -> None:
+        self.session = session
+        self._handshake: Handshake | None = handshake
+        self._limits = limits
+        self._on_lost = on_lost
+        self._link: TcpLink
+
+    def when_connected(self) -> Deferred[Session]:
+        """Fires with the session once the peer has answered under its keys."""
+        return self.session.when_connected()
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None and self._handshake is not None
+        if hasattr(self.transport, "setTcpNoDelay"):
+            self.transport.setTcpNoDelay(True)
+        handshake, self._handshake = self._handshake, None
+        self._link = TcpLink(self.transport, self.session, handshake, self._limits)
+        self.session.start(self._link)
+        self._link.start()
+
+    def dataReceived(self, data: bytes) -> None:
+        self._link.data_received(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._link.connection_lost()
+        if self._on_lost is not None:
+            self._on_lost()
+
+
+class TurnedAway(Protocol):
+    """Tells a peer why there is no session for it, and closes."""
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.transport.write(plain_record(RecordType.ALERT, bytes(2) + self._why.encode()))
+        self.transport.loseConnection()

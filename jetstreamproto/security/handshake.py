@@ -1,0 +1,278 @@
+"""The TLS 1.3 handshake, run in memory: bytes in, bytes out, traffic keys at the end.
+
+OpenSSL does the cryptography through pyOpenSSL's memory BIOs. The cipher suite it negotiates names
+the AEAD of the records, and its exporter keys them (see `keys`). Tickets and resumption are off.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from datetime import datetime
+from enum import Enum
+
+from cryptography import x509
+from OpenSSL import SSL, crypto
+
+from jetstreamproto.errors import (
+    CertificateRejected,
+    ConfigurationError,
+    HandshakeError,
+    TrustError,
+)
+from jetstreamproto.security.identity import Identity, fingerprint
+from jetstreamproto.security.keys import (
+    EXPORTER_LABEL,
+    SECRET_SIZE,
+    Cipher,
+    TrafficKeys,
+    exporter_context,
+    split_export,
+)
+from jetstreamproto.security.trust import Trust
+
+ALPN = b"jetstream/1"
+
+_BIO_CHUNK = 1 << 15
+_CERTIFICATE_DEPTH = 8
+
+
+class Role(Enum):
+    """Which end of the handshake."""
+
+    CLIENT = "client"
+    SERVER = "server"
+
+
+class TlsContext:
+    """What the handshakes of one endpoint share: its role, identity, trust and ciphers.
+
+    A client needs `trust`, and shows `identity` if the server asks. A server needs `identity`,
+    and asks its clients for a certificate exactly when it has a `trust` to judge them by.
+    `ciphers` is in order of preference; the client's order counts.
+    """
+
+    def __init__(
+        self,
+        role: Role,
+        *,
+        identity: Identity | None = None,
+        trust: Trust | None = None,
+        ciphers: Sequence[Cipher] = (Cipher.AES_256_GCM, Cipher.CHACHA20_POLY1305),
+    ) -> None:
+        if role is Role.SERVER and identity is None:
+            raise ConfigurationError("a server needs an identity")
+        if role is Role.CLIENT and trust is None:
+            raise ConfigurationError("a client needs to know which servers to trust")
+        self.role = role
+        self.identity = identity
+        self.trust = trust
+        self._context = _openssl_context(role, identity, trust, ciphers)
+
+    def connection(self) -> SSL.Connection:
+        """A fresh connection over memory BIOs."""
+        return SSL.Connection(self._context, None)
+
+
+class Handshake:
+    """One handshake. Give `host` (client only) for the server-name indication.
+
+    `now` is the aware datetime that certificates are judged at.
+    """
+
+    def __init__(self, tls: TlsContext, *, now: datetime, host: str | None = None) -> None:
+        self.complete = False
+        self.peer_certificate: x509.Certificate | None = None
+        self._tls = tls
+        self._now = now
+        self._refusal: TrustError | None = None
+        self._connection = tls.connection()
+        self._connection.set_app_data(self)
+        if tls.role is Role.SERVER:
+            self._connection.set_accept_state()
+        else:
+            self._connection.set_connect_state()
+            if host and not _is_ip_address(host):
+                self._connection.set_tlsext_host_name(host.encode("idna"))
+
+    def start(self) -> None:
+        """Prepare the first flight (a client's hello); a server's start does nothing."""
+        self._advance()
+
+    def receive(self, data: bytes) -> None:
+        """Take TLS bytes from the peer.
+
+        Raises `HandshakeError` (or the `TrustError` of the trust policy); `outgoing` then holds
+        the TLS alert that tells the peer.
+        """
+        self._connection.bio_write(data)
+        if self.complete:
+            self._read_after()
+        else:
+            self._advance()
+
+    def outgoing(self) -> bytes:
+        """Everything that is to be sent to the peer now; empty when there is nothing."""
+        flights = []
+        while True:
+            try:
+                flights.append(self._connection.bio_read(_BIO_CHUNK))
+            except SSL.WantReadError:
+                return b"".join(flights)
+
+    def traffic_keys(self, transport: bytes) -> tuple[TrafficKeys, TrafficKeys]:
+        """The keys to send with and to receive with, once `complete`."""
+        exported = self._connection.export_keying_material(
+            EXPORTER_LABEL, 2 * SECRET_SIZE, exporter_context(ALPN, transport)
+        )
+        cipher = Cipher(self._connection.get_cipher_name())
+        to_server, to_client = (TrafficKeys(half, cipher) for half in split_export(exported))
+        if self._tls.role is Role.SERVER:
+            return to_client, to_server
+        return to_server, to_client
+
+    @property
+    def peer_fingerprint(self) -> str | None:
+        """The fingerprint of the certificate that the peer proved to own, if it showed one."""
+        return None if self.peer_certificate is None else fingerprint(self.peer_certificate)
+
+    def judge(self, certificate: x509.Certificate, chain_error: int, depth: int) -> bool:
+        """OpenSSL's question about each certificate of the peer's chain: is it acceptable?"""
+        trust = self._tls.trust
+        assert trust is not None, "certificates are asked for only where they can be judged"
+        try:
+            if chain_error and trust.ca_file is not None:
+                raise CertificateRejected(
+                    f"the peer's certificate is refused: {_chain_fault(chain_error)}"
+                )
+            if depth == 0:
+                trust.check(certificate, self._now)
+        except TrustError as refusal:
+            self._refusal = refusal
+            return False
+        return True
+
+    def _advance(self) -> None:
+        try:
+            self._connection.do_handshake()
+        except SSL.WantReadError:
+            return
+        except SSL.Error as error:
+            raise self._refusal or _explain(error) from error
+        if self._connection.get_alpn_proto_negotiated() != ALPN:
+            raise HandshakeError(f"the peer did not agree on the protocol {ALPN.decode()} (ALPN)")
+        self.peer_certificate = self._connection.get_peer_certificate(as_cryptography=True)
+        self.complete = True
+
+    def _read_after(self) -> None:
+        """A server's refusal of our certificate comes only after our side is complete."""
+        try:
+            self._connection.recv(1)
+        except SSL.WantReadError:
+            return
+        except SSL.Error as error:
+            raise _explain(error) from error
+        raise HandshakeError("the peer sent application data inside the TLS handshake")
+
+
+def _openssl_context(
+    role: Role, identity: Identity | None, trust: Trust | None, ciphers: Sequence[Cipher]
+) -> SSL.Context:
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_min_proto_version(SSL.TLS1_3_VERSION)
+    context.set_tls13_ciphersuites(":".join(cipher.value for cipher in ciphers).encode())
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_options(SSL.OP_NO_TICKET)
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+    if identity is not None:
+        _use_identity(context, identity)
+    if trust is not None:
+        if trust.ca_file is not None:
+            _load_authorities(context, trust)
+        context.set_verify_depth(_CERTIFICATE_DEPTH)
+        mode = SSL.VERIFY_PEER | (SSL.VERIFY_FAIL_IF_NO_PEER_CERT if role is Role.SERVER else 0)
+        context.set_verify(mode, _judge)
+    if role is Role.CLIENT:
+        context.set_alpn_protos([ALPN])
+    else:
+        context.set_alpn_select_callback(_select_alpn)
+    return context
+
+
+def _use_identity(context: SSL.Context, identity: Identity) -> None:
+    context.use_certificate(identity.certificate)
+    context.use_privatekey(identity.key)
+    for certificate in identity.chain:
+        context.add_extra_chain_cert(certificate)
+
+
+def _load_authorities(context: SSL.Context, trust: Trust) -> None:
+    try:
+        context.load_verify_locations(str(trust.ca_file))
+    except SSL.Error as error:
+        raise ConfigurationError(f"{trust.ca_file}: no readable PEM certificates in it") from error
+
+
+def _judge(
+    connection: SSL.Connection, certificate: crypto.X509, chain_error: int, depth: int, _ok: int
+) -> bool:
+    handshake = connection.get_app_data()
+    assert isinstance(handshake, Handshake)
+    return handshake.judge(certificate.to_cryptography(), chain_error, depth)
+
+
+def _select_alpn(_connection: SSL.Connection, offered: list[bytes]) -> bytes | object:
+    return ALPN if ALPN in offered else SSL.NO_OVERLAPPING_PROTOCOLS
+
+
+def _is_ip_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+# --- what OpenSSL's errors mean to a person ----------------------------------------------
+
+_CHAIN_FAULTS = {  # X509_V_ERR_* of openssl/x509_vfy.h
+    9: "it is not valid yet",
+    10: "it has expired",
+    18: "it is self-signed, and its key is not pinned",
+    19: "its chain ends in a CA that is not trusted here",
+    20: "its issuer is not one of the trusted CAs",
+    21: "its issuer is not one of the trusted CAs",
+    22: "its chain is too long",
+    23: "it has been revoked",
+    26: "it was not issued for this purpose",
+    79: "its issuer is not a CA",
+}
+
+_TLS_FAULTS = (  # a part of OpenSSL's reason, and what to say
+    ("unsupported protocol", "the peer offers no TLS 1.3"),
+    ("alert protocol version", "the peer does not accept TLS 1.3"),
+    ("no application protocol", "the peer did not agree on the protocol jetstream/1 (ALPN)"),
+    ("peer did not return a certificate", "the client showed no certificate, and one is required"),
+    ("certificate required", "the server requires a client certificate, and none was shown"),
+    ("alert certificate expired", "the peer refused our certificate: it has expired"),
+    ("alert unknown ca", "the peer refused our certificate: it is not one it trusts"),
+    ("alert bad certificate", "the peer refused our certificate"),
+    ("alert certificate unknown", "the peer refused our certificate"),
+    ("alert internal error", "the peer refused our certificate, or failed inside"),
+    ("no shared cipher", "the peer offers none of our ciphers"),
+    ("alert handshake failure", "the peer found no common TLS parameters"),
+    ("wrong version number", "the peer's handshake is not TLS"),
+)
+
+
+def _chain_fault(code: int) -> str:
+    return _CHAIN_FAULTS.get(code, f"OpenSSL verification error {code}")
+
+
+def _explain(error: SSL.Error) -> HandshakeError:
+    reasons = [item[-1] for item in error.args[0]] if error.args and error.args[0] else []
+    text = "; ".join(map(str, reasons)) or "no reason given"
+    for part, meaning in _TLS_FAULTS:
+        if part in text:
+            return HandshakeError(meaning)
+    return HandshakeError(f"the TLS handshake failed: {text}")

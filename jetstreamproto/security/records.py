@@ -1,0 +1,164 @@
+"""Records: what the TCP transport writes, a 4-byte header and a body that is sealed once keys exist.
+
+    type (1 byte) | length of the body (3 bytes, big endian) | body
+
+The header is the AEAD's associated data, and the nonce is the direction's IV XOR the record's
+number (RFC 8446 section 5.3), so a record that is changed, dropped, repeated or moved does not open.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from cryptography.exceptions import InvalidTag
+
+from jetstreamproto.errors import ProtocolViolation, WireError
+from jetstreamproto.security.keys import TAG_SIZE, TrafficKeys
+
+HEADER_SIZE = 4
+MAX_BODY = (1 << 18) + TAG_SIZE
+"""The largest body of a sealed record: 256 KiB of packets and the tag."""
+MAX_PLAIN_BODY = 1 << 14
+"""The largest body of a CRYPTO or ALERT record."""
+
+
+class RecordType(IntEnum):
+    """The first byte of a record. None has bit 0x40, which marks QUIC where a port is shared."""
+
+    CRYPTO = 1  # TLS handshake bytes
+    ALERT = 2  # why a peer is turned away before there are keys: code, then UTF-8 text
+    PACKETS = 3  # sealed: size-prefixed packets, back to back
+    REKEY = 4  # sealed, empty: the sender's next record is in the next epoch
+    END = 5  # sealed, empty: the authenticated end of this direction
+
+
+SEALED_TYPES = frozenset({RecordType.PACKETS, RecordType.REKEY, RecordType.END})
+
+
+@dataclass(frozen=True)
+class RecordLimits:
+    """When keys are changed, and when a peer that does not change its keys is refused.
+
+    AES-GCM allows 2^23 packets a key for a 2^-57 attacker advantage (RFC 9001 section 6.6); the
+    sender ratchets long before that, at `records` records or `bytes` bytes of an epoch, whichever
+    comes first. The receiver closes at `hard_records`.
+    """
+
+    records: int = 1 << 20
+    bytes: int = 1 << 36
+    hard_records: int = 1 << 23
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.records <= self.hard_records <= 1 << 23:
+            raise ValueError("record limits must satisfy 2 <= records <= hard_records <= 2**23")
+        if self.bytes < 1:
+            raise ValueError("the byte limit of an epoch must be positive")
+
+
+DEFAULT_LIMITS = RecordLimits()
+
+
+def plain_record(kind: RecordType, body: bytes) -> bytes:
+    """A record that is not sealed (CRYPTO, ALERT)."""
+    return _header(kind, len(body)) + body
+
+
+def parse_header(buffer: bytes | bytearray | memoryview, offset: int) -> tuple[int, int]:
+    """The type and body length at `offset`, where at least `HEADER_SIZE` bytes are.
+
+    Raises `WireError` for an unknown type or a body longer than that type allows.
+    """
+    kind = buffer[offset]
+    length = buffer[offset + 1] << 16 | buffer[offset + 2] << 8 | buffer[offset + 3]
+    if RecordType.PACKETS <= kind <= RecordType.END:
+        if length > MAX_BODY:
+            raise WireError(f"a sealed record of {length} bytes is over the limit of {MAX_BODY}")
+        if length < TAG_SIZE:
+            raise WireError(f"a sealed record of {length} bytes is shorter than its tag")
+    elif kind == RecordType.CRYPTO or kind == RecordType.ALERT:
+        if length > MAX_PLAIN_BODY:
+            raise WireError(f"a handshake record of {length} bytes is over {MAX_PLAIN_BODY}")
+    else:
+        raise WireError(f"unknown record type 0x{kind:02x}")
+    return kind, length
+
+
+class RecordSealer:
+    """Seals one direction's records and ratchets its keys."""
+
+    __slots__ = ("_bytes", "_keys", "_limits", "_number", "_records")
+
+    def __init__(self, keys: TrafficKeys, limits: RecordLimits = DEFAULT_LIMITS) -> None:
+        self._keys = keys
+        self._limits = limits
+        self._number = 0  # of the record, over all epochs: a nonce is never used twice
+        self._records = 0
+        self._bytes = 0
+
+    @property
+    def epoch(self) -> int:
+        return self._keys.epoch
+
+    def seal(self, kind: RecordType, plaintext: bytes) -> bytes:
+        """The next record, preceded by a REKEY record when the epoch is used up."""
+        if self._records >= self._limits.records - 1 or self._bytes >= self._limits.bytes:
+            rekey = self._seal(RecordType.REKEY, b"")
+            self._keys = self._keys.next_epoch()
+            self._records = self._bytes = 0
+            return rekey + self._seal(kind, plaintext)
+        return self._seal(kind, plaintext)
+
+    def _seal(self, kind: RecordType, plaintext: bytes) -> bytes:
+        keys = self._keys
+        size = len(plaintext)
+        header = (kind << 24 | (size + TAG_SIZE)).to_bytes(HEADER_SIZE, "big")
+        nonce = (keys.iv ^ self._number).to_bytes(12, "big")
+        self._number += 1
+        self._records += 1
+        self._bytes += size
+        return header + keys.aead.encrypt(nonce, plaintext, header)
+
+
+class RecordOpener:
+    """Opens the peer's records in order and follows its ratchet."""
+
+    __slots__ = ("_keys", "_limits", "_number", "_records")
+
+    def __init__(self, keys: TrafficKeys, limits: RecordLimits = DEFAULT_LIMITS) -> None:
+        self._keys = keys
+        self._limits = limits
+        self._number = 0
+        self._records = 0
+
+    @property
+    def epoch(self) -> int:
+        return self._keys.epoch
+
+    def open(self, header: bytes, body: bytes | memoryview) -> bytes:
+        """The plaintext of the record whose 4-byte header and body these are.
+
+        Raises `ProtocolViolation` when it does not open (forged, damaged, out of place) or when
+        the peer should have changed its keys by now.
+        """
+        if self._records >= self._limits.hard_records:
+            raise ProtocolViolation("the peer used one key for too many records")
+        nonce = (self._keys.iv ^ self._number).to_bytes(12, "big")
+        try:
+            plaintext = self._keys.aead.decrypt(nonce, body, header)
+        except InvalidTag:
+            raise ProtocolViolation(
+                "a record does not open: it was forged, damaged or moved on the way"
+            ) from None
+        self._number += 1
+        self._records += 1
+        if header[0] != RecordType.PACKETS and plaintext:
+            raise ProtocolViolation("a REKEY or END record must be empty")
+        if header[0] == RecordType.REKEY:
+            self._keys = self._keys.next_epoch()
+            self._records = 0
+        return plaintext
+
+
+def _header(kind: int, length: int) -> bytes:
+    return (kind << 24 | length).to_bytes(HEADER_SIZE, "big")

@@ -1,0 +1,181 @@
+"""Trust: which certificates of a peer are accepted, and why one is not.
+
+A client trusts a server by a CA and the server's name (`CertificateAuthority`), by a fingerprint
+told beforehand (`PinnedKeys`), or by the one it saw at first contact (`KnownHosts`). A server
+trusts clients by `PinnedKeys` or a `CertificateAuthority` without a name.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import stat
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from cryptography import x509
+from service_identity import CertificateError, VerificationError
+from service_identity.cryptography import (
+    verify_certificate_hostname,
+    verify_certificate_ip_address,
+)
+
+from jetstreamproto.errors import (
+    CertificateRejected,
+    ConfigurationError,
+    UnknownHost,
+    WrongFingerprint,
+)
+from jetstreamproto.security.identity import fingerprint, parse_fingerprint
+
+KNOWN_HOSTS_FILE = "known_hosts"
+
+
+class Trust(Protocol):
+    """Decides about a peer's certificate during the handshake."""
+
+    @property
+    def ca_file(self) -> Path | None:
+        """The PEM file of the CAs that a chain must end in, or None where chains do not count."""
+
+    def check(self, certificate: x509.Certificate, now: datetime) -> None:
+        """Return to accept `certificate` at the time `now`; raise a `TrustError` to refuse it."""
+
+
+class PinnedKeys:
+    """Trust exactly these fingerprints, whoever signed the certificates."""
+
+    ca_file: Path | None = None
+
+    def __init__(self, fingerprints: Iterable[str]) -> None:
+        self.fingerprints = frozenset(map(parse_fingerprint, fingerprints))
+        if not self.fingerprints:
+            raise ConfigurationError("no fingerprint to trust was given")
+
+    @classmethod
+    def from_file(cls, path: Path) -> PinnedKeys:
+        """The fingerprints in a file, one a line, with an optional note behind; `#` comments."""
+        lines = _lines(path)
+        try:
+            return cls(words[0] for words in lines)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{path}: {error}") from error
+
+    def check(self, certificate: x509.Certificate, now: datetime) -> None:
+        _check_dates(certificate, now)
+        shown = fingerprint(certificate)
+        if shown not in self.fingerprints:
+            raise WrongFingerprint(f"the peer shows the fingerprint {shown}, which is not trusted")
+
+
+class CertificateAuthority:
+    """Trust certificates issued by the CAs in a PEM file, for `name` where one is given.
+
+    `name` is a host name (checked as RFC 9525 says) or an IP address in text form.
+    """
+
+    def __init__(self, ca_file: Path, name: str | None = None) -> None:
+        self.ca_file: Path | None = ca_file
+        self.name = name
+
+    def check(self, certificate: x509.Certificate, now: datetime) -> None:
+        _check_dates(certificate, now)
+        if self.name is None:
+            return
+        try:
+            if _is_ip_address(self.name):
+                verify_certificate_ip_address(certificate, self.name)
+            else:
+                verify_certificate_hostname(certificate, self.name)
+        except (VerificationError, CertificateError) as error:
+            raise CertificateRejected(
+                f"the server's certificate is not for {self.name!r}"
+            ) from error
+
+
+class KnownHosts:
+    """Trust a server by the fingerprint that a file has for it, as OpenSSH does.
+
+    `host` is `HOST:PORT`. `own`, this host's own fingerprint, is known without an entry. With
+    `trust_new` a first contact is written to the file instead of refused.
+    """
+
+    ca_file: Path | None = None
+
+    def __init__(
+        self, path: Path, host: str, *, own: str | None = None, trust_new: bool = False
+    ) -> None:
+        self.path = path
+        self.host = host
+        self.own = own
+        self.trust_new = trust_new
+
+    def check(self, certificate: x509.Certificate, now: datetime) -> None:
+        _check_dates(certificate, now)
+        shown = fingerprint(certificate)
+        known = self.known()
+        if shown in known or (shown == self.own and not known):
+            return
+        if known:
+            raise WrongFingerprint(
+                f"{self.host} shows the fingerprint {shown}, but {self.path} knows it by "
+                f"{', '.join(sorted(known))}: its key was changed, or someone is in between"
+            )
+        if not self.trust_new:
+            raise UnknownHost(self.host, shown)
+        self.remember(shown)
+
+    def known(self) -> frozenset[str]:
+        """The fingerprints that the file has for this host."""
+        try:
+            lines = _lines(self.path)
+        except ConfigurationError:
+            if self.path.exists():
+                raise
+            return frozenset()
+        return frozenset(
+            parse_fingerprint(words[1]) for words in lines if len(words) > 1 and words[0] == self.host
+        )
+
+    def remember(self, shown: str) -> None:
+        """Append this host with the fingerprint `shown` (file mode 0600)."""
+        try:
+            self.path.parent.mkdir(mode=stat.S_IRWXU, parents=True, exist_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            with os.fdopen(os.open(self.path, flags, stat.S_IRUSR | stat.S_IWUSR), "a") as file:
+                file.write(f"{self.host} {parse_fingerprint(shown)}\n")
+        except OSError as error:
+            raise ConfigurationError(f"{self.path}: {error.strerror}") from error
+
+
+def _check_dates(certificate: x509.Certificate, now: datetime) -> None:
+    if now > certificate.not_valid_after_utc:
+        raise CertificateRejected(
+            f"the peer's certificate expired on {certificate.not_valid_after_utc:%Y-%m-%d}"
+        )
+    if now < certificate.not_valid_before_utc:
+        raise CertificateRejected(
+            f"the peer's certificate is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}"
+        )
+
+
+def _lines(path: Path) -> list[list[str]]:
+    """The words of each line that is neither empty nor a comment."""
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: not a text file") from error
+    stripped = (line.split("#", 1)[0].split() for line in text.splitlines())
+    return [words for words in stripped if words]
+
+
+def _is_ip_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

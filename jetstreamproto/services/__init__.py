@@ -1,0 +1,1 @@
+"""What people run a server for. Each service is built on the session contract alone."""

@@ -1,0 +1,1 @@
+"""Sessions: channels multiplexed over one link, with credit, priorities and compression."""

@@ -1,0 +1,476 @@
+"""A channel: one ordered conversation of messages inside a session."""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
+from zope.interface import implementer
+
+from jetstreamproto.errors import (
+    ChannelClosed,
+    ChannelReset,
+    JetStreamError,
+    MessageTooLarge,
+    ProtocolViolation,
+    QueueFull,
+    WireError,
+)
+from jetstreamproto.session.codes import MAX_FRAGMENT, PACKET_COST, ResetCode
+from jetstreamproto.session.credit import ReceiveCredit, SendCredit
+from jetstreamproto.session.protocol import ChannelProtocol
+from jetstreamproto.transports.link import Link
+from jetstreamproto.wire.compression import Compressor, decompress
+from jetstreamproto.wire.packet import Flag, Kind, encode_head
+from jetstreamproto.wire.session_messages import Mode
+
+if TYPE_CHECKING:
+    from jetstreamproto.session.session import Session
+
+_MORE = int(Flag.MORE)
+_LZ4 = int(Flag.LZ4)
+_DATA = int(Kind.DATA)
+
+_QUANTUM = 1 << 16
+"""Bytes a channel sends in its turn before others of its urgency have theirs."""
+MIN_ROOM = 1024
+"""Credit below this is not worth a fragment, unless the rest of the message fits."""
+
+
+class ChannelState(Enum):
+    OPENING = "opening"  # waiting for the peer's ACCEPT
+    OPEN = "open"
+    ENDED = "ended"  # we sent END, the peer has not
+    PEER_ENDED = "peer ended"  # the peer sent END, we have not
+    CLOSED = "closed"
+
+
+_NEXT_STATES = {
+    ChannelState.OPENING: {ChannelState.OPEN, ChannelState.CLOSED},
+    ChannelState.OPEN: {ChannelState.ENDED, ChannelState.PEER_ENDED, ChannelState.CLOSED},
+    ChannelState.ENDED: {ChannelState.CLOSED},
+    ChannelState.PEER_ENDED: {ChannelState.CLOSED},
+    ChannelState.CLOSED: set(),
+}
+_SENDING = frozenset({ChannelState.OPEN, ChannelState.PEER_ENDED})
+_RECEIVING = frozenset({ChannelState.OPEN, ChannelState.ENDED})
+
+
+@implementer(IConsumer, IPushProducer)
+class Channel:
+    """One channel of a session; `Session.open` and the service registry make them.
+
+    As a Twisted consumer it pauses a registered producer while more than the high-water mark
+    waits to be sent; as a Twisted producer it stops delivering, and in time the peer stops
+    sending, while it is paused.
+    """
+
+    __slots__ = (
+        "_closed_waiters",
+        "_compressor",
+        "_delivering",
+        "_drain_waiters",
+        "_end_held",
+        "_ending",
+        "_held",
+        "_offset",
+        "_partial",
+        "_partial_size",
+        "_paused",
+        "_producer",
+        "_producer_paused",
+        "_queue",
+        "_receive_credit",
+        "_receive_seq",
+        "_send_credit",
+        "_send_seq",
+        "_streaming",
+        "id",
+        "mode",
+        "protocol",
+        "queued",
+        "scheduled",
+        "service",
+        "session",
+        "state",
+        "urgency",
+    )
+
+    def __init__(
+        self,
+        session: Session,
+        channel_id: int,
+        service: str,
+        protocol: ChannelProtocol,
+        *,
+        mode: Mode,
+        urgency: int,
+        secret: bool,
+    ) -> None:
+        self.session = session
+        self.id = channel_id
+        self.service = service
+        self.protocol = protocol
+        self.mode = mode
+        self.urgency = urgency
+        self.state = ChannelState.OPENING
+        self.scheduled = False
+        # sending
+        self.queued = 0  # bytes waiting, each message's packet cost included
+        self._queue: deque[bytes | memoryview] = deque()
+        self._offset = 0  # of the first queued message, already sent
+        self._ending = False
+        self._send_seq = 0
+        self._send_credit = SendCredit(session.peer_hello.channel_window)
+        policy = session.settings.compression
+        compress = policy is not None and session.peer_hello.lz4 and not secret
+        self._compressor = Compressor(policy) if policy is not None and compress else None
+        self._producer: IProducer | None = None
+        self._streaming = False
+        self._producer_paused = False
+        self._drain_waiters: list[Deferred[None]] = []
+        # receiving
+        self._receive_seq = 0
+        self._receive_credit = ReceiveCredit(session.settings.channel_window)
+        self._paused = False
+        self._delivering = False
+        self._held: deque[tuple[int, bytes]] = deque()  # arrived while paused
+        self._end_held = False
+        self._partial: list[bytes] = []  # fragments of the unfinished message
+        self._partial_size = 0
+        # ends
+        self._closed_waiters: list[Deferred[None]] = []
+
+    def __repr__(self) -> str:
+        return f"<Channel {self.id} {self.service!r} {self.state.value}>"
+
+    # --- for the application: sending -------------------------------------------------
+
+    def send(self, message: bytes | bytearray | memoryview) -> None:
+        """Queue one message. It is sent in order, as credit, priorities and the link allow.
+
+        Raises `ChannelClosed` after `end` or when the channel is over, `MessageTooLarge` when
+        the peer would refuse it, and `QueueFull` when `send_limit` bytes are waiting already.
+        """
+        if self._ending or self.state is ChannelState.CLOSED:
+            raise ChannelClosed(f"channel {self.id} ({self.service}) takes no more messages")
+        if type(message) is not bytes:
+            message = bytes(message)
+        size = len(message)
+        if size > self.session.peer_hello.max_message:
+            raise MessageTooLarge(
+                f"a message of {size} bytes; the peer takes {self.session.peer_hello.max_message}"
+            )
+        if self.queued >= self.session.settings.send_limit:
+            raise QueueFull(f"{self.queued} bytes are waiting to be sent on channel {self.id}")
+        self._queue.append(message)
+        self.queued += size + PACKET_COST
+        if not self.scheduled:
+            self.session.sender_ready(self)
+        if self._producer is not None and self.queued >= self.session.settings.high_water:
+            self._pause_producer()
+
+    def end(self) -> None:
+        """Send what is queued and then no more; the peer can still send. Again is no harm."""
+        if not self._ending and self.state is not ChannelState.CLOSED:
+            self._ending = True
+            self.session.sender_ready(self)
+
+    def reset(self, code: int = ResetCode.CANCELLED, reason: str = "") -> None:
+        """Drop both directions now, and tell the peer why. What is queued is lost."""
+        if self.state is not ChannelState.CLOSED:
+            self.session.send_reset(self.id, code, reason)
+            self.close(ChannelReset(code, reason))
+
+    def drained(self) -> Deferred[None]:
+        """Fires when the queue is below half the high-water mark; fails if the channel breaks."""
+        waiter: Deferred[None] = Deferred(self._drain_waiters.remove)
+        if self.state is ChannelState.CLOSED:
+            waiter.errback(ChannelClosed(f"channel {self.id} is closed"))
+        elif self.queued <= self._low_water:
+            waiter.callback(None)
+        else:
+            self._drain_waiters.append(waiter)
+        return waiter
+
+    def when_closed(self) -> Deferred[None]:
+        """Fires when both sides have ended; fails with what broke the channel off otherwise."""
+        waiter: Deferred[None] = Deferred()
+        if self.state is ChannelState.CLOSED:
+            waiter.callback(None)
+        else:
+            self._closed_waiters.append(waiter)
+        return waiter
+
+    # --- IConsumer -------------------------------------------------------------------
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        if self._producer is not None:
+            raise RuntimeError("a producer is registered already")
+        if self.state is ChannelState.CLOSED:
+            producer.stopProducing()
+            return
+        self._producer = producer
+        self._streaming = streaming
+        self._producer_paused = not streaming
+        if not streaming:
+            self._resume_producer()
+
+    def unregisterProducer(self) -> None:
+        self._producer = None
+
+    def write(self, data: bytes) -> None:
+        self.send(data)
+
+    def _pause_producer(self) -> None:
+        if self._streaming and not self._producer_paused and self._producer is not None:
+            self._producer_paused = True
+            self._producer.pauseProducing()  # type: ignore[attr-defined]
+
+    def _resume_producer(self) -> None:
+        if self._producer is not None and (self._producer_paused or not self._streaming):
+            self._producer_paused = False
+            self._producer.resumeProducing()  # type: ignore[attr-defined]
+
+    # --- IPushProducer: the application reading ---------------------------------------
+
+    def pauseProducing(self) -> None:
+        """Deliver no messages until `resumeProducing`; the peer is stopped by its credit."""
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        """Deliver again, first what arrived meanwhile."""
+        self._paused = False
+        if self._held or self._end_held:
+            self._deliver_held()
+
+    def stopProducing(self) -> None:
+        """The application does not want the channel any more."""
+        self.reset(ResetCode.CANCELLED, "the receiver stopped")
+
+    # --- for the session: sending -----------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to send that the channel's credit allows."""
+        if self.state is ChannelState.OPENING:
+            return False
+        if self._queue:
+            rest = len(self._queue[0]) - self._offset
+            return self._send_credit.available >= PACKET_COST + min(rest, MIN_ROOM)
+        return self._ending and self.state in _SENDING
+
+    def emit(self, link: Link, session_credit: SendCredit) -> int:
+        """Give the link packets for one turn; the credit they cost."""
+        spent = 0
+        while self._queue and spent < _QUANTUM:
+            cost = self._emit_fragment(link, session_credit)
+            if not cost:
+                break
+            spent += cost
+        if self._ending and not self._queue and self.state in _SENDING:
+            link.send_packet(encode_head(self._send_seq, self.id, Kind.END, 0, 0, 0), b"", self.id)
+            self._our_end_sent()
+        if self.queued <= self._low_water:
+            self._drained()
+        return spent
+
+    def _emit_fragment(self, link: Link, session_credit: SendCredit) -> int:
+        """Send one fragment of the first queued message; its cost, 0 without credit for it."""
+        message = self._queue[0]
+        offset = self._offset
+        credit = self._send_credit
+        rest = size = len(message) - offset
+        room = min(credit.available, session_credit.available) - PACKET_COST
+        if size > MAX_FRAGMENT:
+            size = MAX_FRAGMENT
+        if room < size:
+            if room < MIN_ROOM:
+                return 0
+            size = room
+        payload = message if size == len(message) else memoryview(message)[offset : offset + size]
+        flags = _MORE if size < rest else 0
+        if self._compressor is not None:
+            block = self._compressor.compress(payload)
+            if block is not None:
+                payload = block
+                flags |= _LZ4
+        length = len(payload)
+        link.send_packet(encode_head(self._send_seq, self.id, _DATA, flags, 0, length), payload, self.id)
+        self._send_seq += 1
+        cost = length + PACKET_COST
+        credit.available -= cost
+        session_credit.available -= cost
+        if flags & _MORE:
+            self._offset = offset + size
+            self.queued -= size
+        else:
+            self._queue.popleft()
+            self._offset = 0
+            self.queued -= size + PACKET_COST
+        return cost
+
+    @property
+    def _low_water(self) -> int:
+        return self.session.settings.high_water >> 1
+
+    def _drained(self) -> None:
+        if self._producer is not None:
+            self._resume_producer()
+        if self._drain_waiters:
+            waiters, self._drain_waiters = self._drain_waiters, []
+            for waiter in waiters:
+                waiter.callback(None)
+
+    # --- for the session: receiving ---------------------------------------------------
+
+    def credit_received(self, limit: int) -> None:
+        if self._send_credit.grant(limit) and self.ready:
+            self.session.sender_ready(self)
+
+    def data_received(self, seq: int, flags: int, payload: memoryview) -> None:
+        """A DATA packet arrived for this channel."""
+        cost = len(payload) + PACKET_COST
+        self._receive_credit.receive(cost)
+        if self.state not in _RECEIVING or self._end_held:
+            raise ProtocolViolation(f"data on channel {self.id}, where none may come")
+        if seq != self._receive_seq:
+            raise ProtocolViolation(f"packet {seq} on channel {self.id}, not {self._receive_seq}")
+        self._receive_seq += 1
+        if self._paused or self._held or self._delivering:
+            self._held.append((flags, bytes(payload)))  # a copy: a view would pin its whole record
+        else:
+            self._delivering = True
+            self._deliver(flags, payload)
+            self._delivering = False
+            if self._held or self._end_held:
+                self._deliver_held()
+
+    def peer_ended(self) -> None:
+        """An END packet arrived."""
+        if self.state not in _RECEIVING or self._end_held:
+            raise ProtocolViolation(f"a second end on channel {self.id}")
+        self._end_held = True
+        self._deliver_held()
+
+    def _deliver_held(self) -> None:
+        if self._delivering:
+            return
+        self._delivering = True
+        while self._held and not self._paused:
+            self._deliver(*self._held.popleft())
+        self._delivering = False
+        if self._end_held and not self._held and not self._paused:
+            self._end_held = False
+            self._peer_end_delivered()
+
+    def _deliver(self, flags: int, payload: memoryview | bytes) -> None:
+        cost = len(payload) + PACKET_COST
+        try:
+            if flags & _LZ4:
+                payload = decompress(payload, MAX_FRAGMENT)
+            if flags & _MORE or self._partial:
+                self._assemble(flags, payload)
+            elif len(payload) > self.session.settings.max_message:
+                self._refuse_message()
+            else:
+                self.protocol.message_received(bytes(payload))
+        except WireError as error:
+            self.reset(ResetCode.BAD_MESSAGE, str(error))
+        except Exception:
+            self.session.application_failed(self)
+        if self.state is not ChannelState.CLOSED:
+            limit = self._receive_credit.consume(cost)
+            if limit is not None and self.state in _RECEIVING:
+                self.session.send_credit(self.id, limit)
+        self.session.consumed(cost)
+
+    def _assemble(self, flags: int, payload: memoryview | bytes) -> None:
+        size = len(payload)
+        if self._partial_size + size > self.session.settings.max_message:
+            self._refuse_message()
+        elif not self.session.reserve_assembly(size):
+            self.reset(ResetCode.LIMIT_EXCEEDED, "too many unfinished messages in this session")
+        else:
+            self._partial.append(bytes(payload))
+            self._partial_size += size
+            if not flags & _MORE:
+                message = b"".join(self._partial)
+                self._drop_partial()
+                self.protocol.message_received(message)
+
+    def _refuse_message(self) -> None:
+        limit = self.session.settings.max_message
+        self.reset(ResetCode.MESSAGE_TOO_LARGE, f"messages here may have {limit} bytes")
+
+    def _drop_partial(self) -> None:
+        self.session.reserve_assembly(-self._partial_size)
+        self._partial.clear()
+        self._partial_size = 0
+
+    # --- life ------------------------------------------------------------------------
+
+    def opened(self) -> None:
+        """Both sides agree that the channel is there."""
+        self._move(ChannelState.OPEN)
+        self.protocol.channel = self
+        self.session.call_application(self, self.protocol.channel_opened)
+        if self.state is ChannelState.OPEN and self.ready:
+            self.session.sender_ready(self)
+
+    def close(self, reason: JetStreamError | None) -> None:
+        """Forget everything; `reason` is None when both sides ended."""
+        if self.state is ChannelState.CLOSED:
+            return
+        was_opening = self.state is ChannelState.OPENING
+        self._move(ChannelState.CLOSED)
+        self.session.channel_gone(self)
+        self._queue.clear()
+        self.queued = 0
+        held = sum(len(payload) + PACKET_COST for _, payload in self._held)
+        self._held.clear()
+        if held:
+            self.session.consumed(held)
+        self._drop_partial()
+        if self._producer is not None:
+            producer, self._producer = self._producer, None
+            producer.stopProducing()
+        self._tell_waiters(reason)
+        if not was_opening:
+            self.session.call_application(self, self.protocol.channel_closed, reason)
+
+    def _our_end_sent(self) -> None:
+        if self.state is ChannelState.PEER_ENDED:
+            self.close(None)
+        elif self.state is ChannelState.OPEN:
+            self._move(ChannelState.ENDED)
+
+    def _peer_end_delivered(self) -> None:
+        if self._partial:
+            self.reset(ResetCode.BAD_MESSAGE, "the channel ended inside a message")
+            return
+        if self.state is ChannelState.ENDED:
+            self.session.call_application(self, self.protocol.end_received)
+            self.close(None)
+        elif self.state is ChannelState.OPEN:
+            self._move(ChannelState.PEER_ENDED)
+            self.session.call_application(self, self.protocol.end_received)
+
+    def _tell_waiters(self, reason: JetStreamError | None) -> None:
+        drains, self._drain_waiters = self._drain_waiters, []
+        for waiter in drains:
+            waiter.errback(reason or ChannelClosed(f"channel {self.id} is closed"))
+        closes, self._closed_waiters = self._closed_waiters, []
+        for waiter in closes:
+            if reason is None:
+                waiter.callback(None)
+            else:
+                waiter.errback(reason)
+
+    def _move(self, state: ChannelState) -> None:
+        if state not in _NEXT_STATES[self.state]:
+            raise AssertionError(f"{self!r} cannot become {state.value}")
+        self.state = state

@@ -1,0 +1,36 @@
+"""The numbers of the session protocol, in one place (docs/protocol.md explains each)."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+PROTOCOL_VERSION = 1
+
+MAX_FRAGMENT = 1 << 16
+"""The most bytes of a message that one packet carries, before and after decompression."""
+PACKET_COST = 64
+"""What a DATA packet costs in credit beyond its payload, so that empty ones are not free."""
+MIN_WINDOW = 2 * (MAX_FRAGMENT + PACKET_COST)
+"""The smallest credit window either side may announce."""
+MAX_SERVICE_NAME = 255
+"""The longest service name, in UTF-8 bytes."""
+MAX_REASON = 256
+"""The longest reason text of a RESET or GOAWAY, in UTF-8 bytes."""
+DEFAULT_URGENCY = 3
+LOWEST_URGENCY = 7
+
+
+class ResetCode(IntEnum):
+    """Why a channel was reset or a session is going away."""
+
+    NO_ERROR = 0
+    CANCELLED = 1
+    SERVICE_NOT_FOUND = 2
+    NOT_ALLOWED = 3
+    MESSAGE_TOO_LARGE = 4
+    INTERNAL_ERROR = 5
+    LIMIT_EXCEEDED = 6
+    TIMED_OUT = 7
+    GOING_AWAY = 8
+    BAD_MESSAGE = 9
+    PROTOCOL_ERROR = 10

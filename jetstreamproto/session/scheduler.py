@@ -1,0 +1,65 @@
+"""The scheduler: which channel sends next.
+
+Urgency decides first, 0 before 7 (RFC 9218); channels of one urgency take turns. A channel is in
+the scheduler at most once, while it has something to send and the credit to send it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Generic, Protocol, TypeVar
+
+
+class Sender(Protocol):
+    """What the scheduler needs of a channel."""
+
+    urgency: int
+    scheduled: bool
+
+
+S = TypeVar("S", bound=Sender)
+
+
+class Scheduler(Generic[S]):
+    """Ready senders, in turns within each urgency."""
+
+    __slots__ = ("_levels",)
+
+    def __init__(self) -> None:
+        self._levels: dict[int, deque[S]] = {}  # only urgencies that have a ready sender
+
+    def add(self, sender: S) -> None:
+        """Put `sender` at the end of its urgency's line; once is enough."""
+        if sender.scheduled:
+            return
+        sender.scheduled = True
+        level = self._levels.get(sender.urgency)
+        if level is None:
+            self._levels[sender.urgency] = deque((sender,))
+        else:
+            level.append(sender)
+
+    def take(self) -> S | None:
+        """Remove and return the sender whose turn it is, or None when nobody is ready."""
+        levels = self._levels
+        if not levels:
+            return None
+        urgency = min(levels) if len(levels) > 1 else next(iter(levels))
+        level = levels[urgency]
+        sender = level.popleft()
+        if not level:
+            del levels[urgency]
+        sender.scheduled = False
+        return sender
+
+    def discard(self, sender: S) -> None:
+        """Remove `sender` if it is waiting for its turn."""
+        if sender.scheduled:
+            sender.scheduled = False
+            level = self._levels[sender.urgency]
+            level.remove(sender)
+            if not level:
+                del self._levels[sender.urgency]
+
+    def __bool__(self) -> bool:
+        return bool(self._levels)

@@ -1,0 +1,1 @@
+"""Transports: each turns a kind of socket into a link that carries a session's packets."""

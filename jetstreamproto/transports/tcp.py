@@ -1,0 +1,379 @@
+"""The TCP transport: a link over records on a byte stream.
+
+It is fed by `data_received` and drives an `ITCPTransport` as a pull producer, so that at most one
+record waits outside the kernel: what is sent next is decided when it can be sent. On Twisted's own
+TCP connections a record is offered to the socket at once, which saves a round through the reactor
+whenever the socket has room.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.interfaces import IPullProducer, ITransport
+from zope.interface import implementer
+
+from jetstreamproto.errors import (
+    HandshakeError,
+    JetStreamError,
+    NotJetStream,
+    ProtocolViolation,
+    Refused,
+    SessionCut,
+    WireError,
+)
+from jetstreamproto.security.handshake import Handshake
+from jetstreamproto.security.records import (
+    DEFAULT_LIMITS,
+    HEADER_SIZE,
+    MAX_PLAIN_BODY,
+    RecordLimits,
+    RecordOpener,
+    RecordSealer,
+    RecordType,
+    parse_header,
+    plain_record,
+)
+from jetstreamproto.transports.link import LinkStats, LinkUser, Peer
+from jetstreamproto.transports.strangers import recognise
+from jetstreamproto.wire.packet import HEAD_SIZE, split_packets
+
+RECORD_SIZE = 1 << 16
+"""Plaintext bytes at which a batch of packets is sealed; a record has at most one packet more."""
+
+_EXPORTER_TRANSPORT = b"tcp"
+_SMALL_REST = 4096  # below this, copying the start of a record beats pinning the read it came in
+_MAX_HANDSHAKE_BYTES = 1 << 16  # of CRYPTO records, over a connection's life
+_MAX_ALERT_TEXT = 256
+
+
+class _State(Enum):
+    HANDSHAKE = "handshake"
+    SEALED = "sealed"
+    ENDING = "ending"  # close() was called: the end follows what is still to be written
+    ENDED = "ended"  # our end is written
+    CLOSING = "closing"  # the transport was told to close
+    LOST = "lost"
+
+
+_NEXT_STATES = {
+    _State.HANDSHAKE: {_State.SEALED, _State.CLOSING, _State.LOST},
+    _State.SEALED: {_State.ENDING, _State.CLOSING, _State.LOST},
+    _State.ENDING: {_State.ENDED, _State.CLOSING, _State.LOST},
+    _State.ENDED: {_State.CLOSING, _State.LOST},
+    _State.CLOSING: {_State.LOST},
+    _State.LOST: set(),
+}
+
+
+_CLOSED = frozenset({_State.CLOSING, _State.LOST})
+
+
+@implementer(IPullProducer)
+class TcpLink:
+    """A `Link` over one TCP connection. The protocol that owns the connection feeds it."""
+
+    __slots__ = (
+        "_batch",
+        "_batch_size",
+        "_blocked",
+        "_chunks",
+        "_crypto_bytes",
+        "_eager",
+        "_failure",
+        "_handshake",
+        "_have",
+        "_limits",
+        "_need",
+        "_opener",
+        "_peer_ended",
+        "_sealer",
+        "_state",
+        "_transport",
+        "_user",
+        "peer",
+        "stats",
+    )
+
+    def __init__(
+        self,
+        transport: ITransport,
+        user: LinkUser,
+        handshake: Handshake,
+        limits: RecordLimits = DEFAULT_LIMITS,
+    ) -> None:
+        self.peer = Peer(_address_text(transport))
+        self.stats = LinkStats()
+        self._transport = transport
+        self._user = user
+        self._handshake: Handshake | None = handshake
+        self._limits = limits
+        self._state = _State.HANDSHAKE
+        self._failure: JetStreamError | None = None
+        self._peer_ended = False
+        self._crypto_bytes = 0
+        self._sealer: RecordSealer | None = None
+        self._opener: RecordOpener | None = None
+        # sending: packets of the next record, and whether the transport still holds the last one
+        self._batch: list[bytes | memoryview] = []
+        self._batch_size = 0
+        self._blocked = False
+        self._eager = isinstance(transport, FileDescriptor) and not getattr(transport, "TLS", False)
+        # receiving: the pieces of a record that is not whole yet
+        self._chunks: list[bytes | memoryview] = []
+        self._have = 0
+        self._need = HEADER_SIZE
+
+    def start(self) -> None:
+        """Begin the handshake. The user may be called before this returns."""
+        assert self._handshake is not None
+        self._blocked = True  # registering a pull producer calls it at once
+        self._transport.registerProducer(self, False)  # type: ignore[attr-defined]
+        self._blocked = False
+        self._handshake.start()
+        self._send_handshake()
+
+    # --- sending ---------------------------------------------------------------------
+
+    @property
+    def writable(self) -> bool:
+        return not self._blocked and self._state is _State.SEALED
+
+    def send_packet(self, head: bytes, payload: bytes | memoryview, channel: int) -> None:
+        batch = self._batch
+        batch.append(head)
+        batch.append(payload)
+        self._batch_size += HEAD_SIZE + len(payload)
+        if self._batch_size >= RECORD_SIZE and not self._blocked:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._batch and not self._blocked and self._sealer is not None:
+            plaintext = b"".join(self._batch)
+            self._batch.clear()
+            self._batch_size = 0
+            self._write(self._sealer.seal(RecordType.PACKETS, plaintext))
+
+    def close(self) -> None:
+        if self._state is _State.SEALED:
+            self._move(_State.ENDING)
+            self._finish_sending()
+        elif self._state is _State.HANDSHAKE:
+            self.abort()
+
+    def abort(self) -> None:
+        if self._open_to_close(SessionCut("this side dropped the connection")):
+            self._transport.abortConnection()  # type: ignore[attr-defined]
+
+    def refuse(self, code: int, text: str) -> None:
+        """Turn the peer away before there are keys, saying why."""
+        alert = code.to_bytes(2, "big") + text.encode()[:_MAX_ALERT_TEXT]
+        self._write(plain_record(RecordType.ALERT, alert))
+        self.fail(Refused(text))
+
+    def resumeProducing(self) -> None:
+        """The transport has written everything it was given."""
+        if self._blocked and self._state not in _CLOSED:
+            self._blocked = False
+            self.flush()
+            if self._state is _State.ENDING:
+                self._finish_sending()
+            elif not self._blocked and self._state is _State.SEALED:
+                self._user.link_writable()
+
+    def stopProducing(self) -> None:
+        """The transport is gone; `connection_lost` follows."""
+
+    def _write(self, record: bytes) -> None:
+        self.stats.bytes_sent += len(record)
+        if self._eager and not self._blocked:
+            written = self._transport.writeSomeData(record)  # type: ignore[attr-defined]
+            if written == len(record):
+                return
+            if isinstance(written, int) and written > 0:
+                record = record[written:]
+            # an error will meet the transport again in its own write, where it is handled
+        self._blocked = True
+        self._transport.write(record)
+
+    def _finish_sending(self) -> None:
+        self.flush()
+        if self._blocked:
+            return
+        assert self._sealer is not None
+        self._write(self._sealer.seal(RecordType.END, b""))
+        self._move(_State.ENDED)
+        if self._peer_ended:
+            self.fail(None)
+
+    # --- receiving -------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the connection, chopped in any way."""
+        if self._state in _CLOSED:
+            return
+        self.stats.bytes_received += len(data)
+        if self._chunks:
+            self._chunks.append(data)
+            self._have += len(data)
+            if self._have < self._need:
+                return
+            data = b"".join(self._chunks)
+            self._chunks.clear()
+        try:
+            self._read_records(data)
+        except HandshakeError as error:
+            self._fail_handshake(error)
+        except (WireError, ProtocolViolation) as error:
+            self.fail(error)
+
+    def connection_lost(self) -> None:
+        """The connection is gone, by whichever side."""
+        if self._state is not _State.CLOSING:
+            self._failure = self._cut_reason()
+        self._move(_State.LOST)
+        self._batch.clear()
+        self._chunks.clear()
+        self._handshake = None
+        self._user.link_lost(self._failure)
+
+    def _read_records(self, data: bytes) -> None:
+        view = memoryview(data)
+        offset, size = 0, len(data)
+        while size - offset >= HEADER_SIZE:
+            kind, length = self._header(data, offset)
+            start = offset + HEADER_SIZE
+            end = start + length
+            if end > size:
+                self._need = end - offset
+                break
+            self._record_received(kind, data[offset:start], view[start:end])
+            if self._state in _CLOSED:
+                return
+            offset = end
+        else:
+            self._need = HEADER_SIZE
+        self._have = size - offset
+        if self._have:
+            small = self._have < _SMALL_REST
+            self._chunks.append(data[offset:] if small else view[offset:])
+
+    def _header(self, data: bytes, offset: int) -> tuple[int, int]:
+        try:
+            return parse_header(data, offset)
+        except WireError:
+            if self._crypto_bytes or self._sealer is not None:
+                raise
+            stranger = recognise(data)
+            if stranger.reply:
+                self._write(stranger.reply)
+            raise NotJetStream(f"the peer does not speak JetStream but {stranger.name}") from None
+
+    def _record_received(self, kind: int, header: bytes, body: memoryview) -> None:
+        if kind == RecordType.PACKETS:
+            self._user.packets_received(split_packets(self._open(header, body)))
+        elif kind == RecordType.CRYPTO:
+            self._crypto_received(bytes(body))
+        elif kind == RecordType.ALERT:
+            self._alert_received(bytes(body))
+        elif kind == RecordType.END:
+            self._open(header, body)
+            self._peer_ended = True
+            self._user.link_ended()
+            if self._state is _State.ENDED:
+                self.fail(None)
+        else:
+            self._open(header, body)
+
+    def _open(self, header: bytes, body: memoryview) -> bytes:
+        if self._opener is None:
+            raise ProtocolViolation("a sealed record came before the handshake was done")
+        if self._peer_ended:
+            raise ProtocolViolation("a record came after the peer's end")
+        if self._handshake is not None and self._handshake.complete:
+            self._handshake = None  # the peer has the keys: nothing of TLS is needed any more
+        return self._opener.open(header, body)
+
+    # --- the handshake ---------------------------------------------------------------
+
+    def _crypto_received(self, data: bytes) -> None:
+        self._crypto_bytes += len(data)
+        if self._crypto_bytes > _MAX_HANDSHAKE_BYTES:
+            raise ProtocolViolation("the peer's handshake is too long")
+        handshake = self._handshake
+        if handshake is None:
+            return  # session tickets, which are not used
+        was_complete = handshake.complete
+        handshake.receive(data)
+        self._send_handshake()
+        if handshake.complete and not was_complete:
+            sending, receiving = handshake.traffic_keys(_EXPORTER_TRANSPORT)
+            self._sealer = RecordSealer(sending, self._limits)
+            self._opener = RecordOpener(receiving, self._limits)
+            self.peer = Peer(self.peer.address, handshake.peer_fingerprint)
+            self._move(_State.SEALED)
+            self._user.link_ready()
+
+    def _send_handshake(self) -> None:
+        assert self._handshake is not None
+        flight = self._handshake.outgoing()
+        for start in range(0, len(flight), MAX_PLAIN_BODY):
+            self._write(plain_record(RecordType.CRYPTO, flight[start : start + MAX_PLAIN_BODY]))
+
+    def _alert_received(self, body: bytes) -> None:
+        if self._handshake is None:
+            raise ProtocolViolation("an unsealed alert came inside the session")
+        text = body[2 : 2 + _MAX_ALERT_TEXT].decode("utf-8", "replace")
+        printable = "".join(c if c.isprintable() else "?" for c in text)
+        self.fail(Refused(f"the peer turned us away: {printable or 'it gave no reason'}"))
+
+    def _fail_handshake(self, error: HandshakeError) -> None:
+        if self._handshake is not None and not isinstance(error, NotJetStream):
+            flight = self._handshake.outgoing()
+            if flight:
+                self._write(plain_record(RecordType.CRYPTO, flight))
+            else:
+                alert = bytes(2) + str(error).encode()[:_MAX_ALERT_TEXT]
+                self._write(plain_record(RecordType.ALERT, alert))
+        self.fail(error)
+
+    # --- ends ------------------------------------------------------------------------
+
+    def fail(self, failure: JetStreamError | None) -> None:
+        """Close the connection once what was written has left; `link_lost` reports `failure`.
+
+        A peer that does not read what was written for it is dropped without waiting.
+        """
+        if self._open_to_close(failure):
+            if self._blocked and self._eager:
+                self._transport.abortConnection()  # type: ignore[attr-defined]
+            else:
+                self._transport.loseConnection()
+
+    def _open_to_close(self, failure: JetStreamError | None) -> bool:
+        if self._state in _CLOSED:
+            return False
+        self._failure = failure
+        self._batch.clear()
+        self._move(_State.CLOSING)
+        self._transport.unregisterProducer()  # type: ignore[attr-defined]
+        return True
+
+    def _cut_reason(self) -> JetStreamError:
+        if self._state is _State.HANDSHAKE:
+            return HandshakeError("the peer closed the connection during the handshake")
+        return SessionCut("the connection broke before the peer ended the session")
+
+    def _move(self, state: _State) -> None:
+        if state not in _NEXT_STATES[self._state]:
+            raise AssertionError(f"a link cannot go from {self._state} to {state}")
+        self._state = state
+
+
+def _address_text(transport: ITransport) -> str:
+    peer = transport.getPeer()
+    host, port = getattr(peer, "host", None), getattr(peer, "port", None)
+    if host is None:
+        return str(peer)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
