@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
+from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IAddress, IReactorTime
@@ -85,7 +86,7 @@ class SessionFactory(Factory):
         self.sessions.discard(session)
 
     def _handshake(self, host: str | None = None) -> Handshake:
-        return Handshake(self._tls, now=datetime.now(timezone.utc), host=host)
+        return Handshake(self._tls, now=datetime.now(UTC), host=host)
 
 
 class JetStreamServerFactory(SessionFactory):
@@ -150,7 +151,7 @@ class JetStreamServerFactory(SessionFactory):
         if reason is not None:
             _log.info("{peer}: {reason}", peer=session.peer.address, reason=str(reason))
 
-    def drain(self, reason: str = "the server is shutting down") -> Deferred[object]:
+    def drain(self, reason: str = "the server is shutting down") -> Deferred[Any]:
         """Accept nobody new and let every session finish; fires when they are gone."""
         self._draining = True
         waiting = [session.drain(reason) for session in tuple(self._tickets)]

@@ -10,6 +10,7 @@ import ipaddress
 from collections.abc import Sequence
 from datetime import datetime
 from enum import Enum
+from typing import Any
 
 from cryptography import x509
 from OpenSSL import SSL, crypto
@@ -221,7 +222,7 @@ def _judge(
     return handshake.judge(certificate.to_cryptography(), chain_error, depth)
 
 
-def _select_alpn(_connection: SSL.Connection, offered: list[bytes]) -> bytes | object:
+def _select_alpn(_connection: SSL.Connection, offered: list[bytes]) -> Any:
     return ALPN if ALPN in offered else SSL.NO_OVERLAPPING_PROTOCOLS
 
 

@@ -136,7 +136,9 @@ def _digest_bytes(body: str) -> bytes:
 
 def _self_signed(key: PrivateKey, name: str, now: datetime) -> x509.Certificate:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey) else SHA256()
+    algorithm = (
+        None if isinstance(key, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey) else SHA256()
+    )
     return (
         x509.CertificateBuilder()
         .subject_name(subject)

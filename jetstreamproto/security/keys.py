@@ -31,8 +31,13 @@ class Cipher(Enum):
 class Aead(Protocol):
     """What both AEAD classes of `cryptography` offer."""
 
-    def encrypt(self, nonce: bytes, data: bytes, associated_data: bytes) -> bytes: ...
-    def decrypt(self, nonce: bytes, data: bytes | memoryview, associated_data: bytes) -> bytes: ...
+    def encrypt_into(
+        self, nonce: bytes, data: bytes, associated_data: bytes, buf: memoryview
+    ) -> int: ...
+
+    def decrypt_into(
+        self, nonce: bytes, data: memoryview, associated_data: bytes, buf: memoryview
+    ) -> int: ...
 
 
 class TrafficKeys:
@@ -47,9 +52,7 @@ class TrafficKeys:
         self.cipher = cipher
         self.epoch = epoch
         key = _expand(secret, b"jetstream key", 32)
-        self.aead: Aead = (
-            AESGCM(key) if cipher is Cipher.AES_256_GCM else ChaCha20Poly1305(key)
-        )
+        self.aead: Aead = AESGCM(key) if cipher is Cipher.AES_256_GCM else ChaCha20Poly1305(key)
         self.iv = int.from_bytes(_expand(secret, b"jetstream iv", _IV_SIZE), "big")
         self._next_secret = _expand(secret, b"jetstream next", SECRET_SIZE)
 

@@ -23,6 +23,10 @@ MAX_PLAIN_BODY = 1 << 14
 """The largest body of a CRYPTO or ALERT record."""
 
 
+OVERHEAD = 2 * (HEADER_SIZE + TAG_SIZE)
+"""What sealing adds to a plaintext at most: its own header and tag, and a REKEY record's."""
+
+
 class RecordType(IntEnum):
     """The first byte of a record. None has bit 0x40, which marks QUIC where a port is shared."""
 
@@ -31,9 +35,6 @@ class RecordType(IntEnum):
     PACKETS = 3  # sealed: size-prefixed packets, back to back
     REKEY = 4  # sealed, empty: the sender's next record is in the next epoch
     END = 5  # sealed, empty: the authenticated end of this direction
-
-
-SEALED_TYPES = frozenset({RecordType.PACKETS, RecordType.REKEY, RecordType.END})
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ def parse_header(buffer: bytes | bytearray | memoryview, offset: int) -> tuple[i
             raise WireError(f"a sealed record of {length} bytes is over the limit of {MAX_BODY}")
         if length < TAG_SIZE:
             raise WireError(f"a sealed record of {length} bytes is shorter than its tag")
+        if kind != RecordType.PACKETS and length != TAG_SIZE:
+            raise WireError("a REKEY or END record must be empty")
     elif kind == RecordType.CRYPTO or kind == RecordType.ALERT:
         if length > MAX_PLAIN_BODY:
             raise WireError(f"a handshake record of {length} bytes is over {MAX_PLAIN_BODY}")
@@ -100,24 +103,32 @@ class RecordSealer:
     def epoch(self) -> int:
         return self._keys.epoch
 
-    def seal(self, kind: RecordType, plaintext: bytes) -> bytes:
-        """The next record, preceded by a REKEY record when the epoch is used up."""
+    def seal(self, kind: int, plaintext: bytes, out: memoryview) -> int:
+        """Write the next record to the start of `out`; the bytes it takes.
+
+        A REKEY record goes before it when the epoch is used up, so `out` needs room for
+        `OVERHEAD` bytes more than the plaintext.
+        """
+        start = 0
         if self._records >= self._limits.records - 1 or self._bytes >= self._limits.bytes:
-            rekey = self._seal(RecordType.REKEY, b"")
+            start = self._seal(RecordType.REKEY, b"", out)
             self._keys = self._keys.next_epoch()
             self._records = self._bytes = 0
-            return rekey + self._seal(kind, plaintext)
-        return self._seal(kind, plaintext)
+            out = out[start:]
+        return start + self._seal(kind, plaintext, out)
 
-    def _seal(self, kind: RecordType, plaintext: bytes) -> bytes:
-        keys = self._keys
+    def _seal(self, kind: int, plaintext: bytes, out: memoryview) -> int:
+        keys, number = self._keys, self._number
         size = len(plaintext)
+        end = HEADER_SIZE + size + TAG_SIZE
         header = (kind << 24 | (size + TAG_SIZE)).to_bytes(HEADER_SIZE, "big")
-        nonce = (keys.iv ^ self._number).to_bytes(12, "big")
-        self._number += 1
+        out[:HEADER_SIZE] = header
+        nonce = (keys.iv ^ number).to_bytes(12, "big")
+        keys.aead.encrypt_into(nonce, plaintext, header, out[HEADER_SIZE:end])
+        self._number = number + 1
         self._records += 1
         self._bytes += size
-        return header + keys.aead.encrypt(nonce, plaintext, header)
+        return end
 
 
 class RecordOpener:
@@ -135,27 +146,27 @@ class RecordOpener:
     def epoch(self) -> int:
         return self._keys.epoch
 
-    def open(self, header: bytes, body: bytes | memoryview) -> bytes:
-        """The plaintext of the record whose 4-byte header and body these are.
+    def open(self, header: bytes, body: memoryview, out: memoryview) -> memoryview:
+        """Open the record whose 4-byte header and body these are; its plaintext, in `out`.
 
         Raises `ProtocolViolation` when it does not open (forged, damaged, out of place) or when
         the peer should have changed its keys by now.
         """
         if self._records >= self._limits.hard_records:
             raise ProtocolViolation("the peer used one key for too many records")
-        nonce = (self._keys.iv ^ self._number).to_bytes(12, "big")
+        keys = self._keys
+        nonce = (keys.iv ^ self._number).to_bytes(12, "big")
+        plaintext = out[: len(body) - TAG_SIZE]
         try:
-            plaintext = self._keys.aead.decrypt(nonce, body, header)
+            keys.aead.decrypt_into(nonce, body, header, plaintext)
         except InvalidTag:
             raise ProtocolViolation(
                 "a record does not open: it was forged, damaged or moved on the way"
             ) from None
         self._number += 1
         self._records += 1
-        if header[0] != RecordType.PACKETS and plaintext:
-            raise ProtocolViolation("a REKEY or END record must be empty")
         if header[0] == RecordType.REKEY:
-            self._keys = self._keys.next_epoch()
+            self._keys = keys.next_epoch()
             self._records = 0
         return plaintext
 

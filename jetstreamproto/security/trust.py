@@ -136,7 +136,9 @@ class KnownHosts:
                 raise
             return frozenset()
         return frozenset(
-            parse_fingerprint(words[1]) for words in lines if len(words) > 1 and words[0] == self.host
+            parse_fingerprint(words[1])
+            for words in lines
+            if len(words) > 1 and words[0] == self.host
         )
 
     def remember(self, shown: str) -> None:

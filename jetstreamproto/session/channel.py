@@ -25,7 +25,7 @@ from jetstreamproto.session.protocol import ChannelProtocol
 from jetstreamproto.transports.link import Link
 from jetstreamproto.wire.compression import Compressor, decompress
 from jetstreamproto.wire.packet import Flag, Kind, encode_head
-from jetstreamproto.wire.session_messages import Mode
+from jetstreamproto.wire.session_messages import Open
 
 if TYPE_CHECKING:
     from jetstreamproto.session.session import Session
@@ -55,8 +55,6 @@ _NEXT_STATES = {
     ChannelState.PEER_ENDED: {ChannelState.CLOSED},
     ChannelState.CLOSED: set(),
 }
-_SENDING = frozenset({ChannelState.OPEN, ChannelState.PEER_ENDED})
-_RECEIVING = frozenset({ChannelState.OPEN, ChannelState.ENDED})
 
 
 @implementer(IConsumer, IPushProducer)
@@ -103,19 +101,15 @@ class Channel:
         self,
         session: Session,
         channel_id: int,
-        service: str,
+        request: Open,
         protocol: ChannelProtocol,
-        *,
-        mode: Mode,
-        urgency: int,
-        secret: bool,
     ) -> None:
         self.session = session
         self.id = channel_id
-        self.service = service
+        self.service = request.service
         self.protocol = protocol
-        self.mode = mode
-        self.urgency = urgency
+        self.mode = request.mode
+        self.urgency = request.urgency
         self.state = ChannelState.OPENING
         self.scheduled = False
         # sending
@@ -126,7 +120,7 @@ class Channel:
         self._send_seq = 0
         self._send_credit = SendCredit(session.peer_hello.channel_window)
         policy = session.settings.compression
-        compress = policy is not None and session.peer_hello.lz4 and not secret
+        compress = policy is not None and session.peer_hello.lz4 and not request.secret
         self._compressor = Compressor(policy) if policy is not None and compress else None
         self._producer: IProducer | None = None
         self._streaming = False
@@ -134,7 +128,9 @@ class Channel:
         self._drain_waiters: list[Deferred[None]] = []
         # receiving
         self._receive_seq = 0
-        self._receive_credit = ReceiveCredit(session.settings.channel_window)
+        self._receive_credit = ReceiveCredit(
+            session.settings.channel_window, session.settings.max_channel_window
+        )
         self._paused = False
         self._delivering = False
         self._held: deque[tuple[int, bytes]] = deque()  # arrived while paused
@@ -169,7 +165,7 @@ class Channel:
         self._queue.append(message)
         self.queued += size + PACKET_COST
         if not self.scheduled:
-            self.session.sender_ready(self)
+            self.session.outbox.put_channel(self)
         if self._producer is not None and self.queued >= self.session.settings.high_water:
             self._pause_producer()
 
@@ -177,7 +173,7 @@ class Channel:
         """Send what is queued and then no more; the peer can still send. Again is no harm."""
         if not self._ending and self.state is not ChannelState.CLOSED:
             self._ending = True
-            self.session.sender_ready(self)
+            self.session.outbox.put_channel(self)
 
     def reset(self, code: int = ResetCode.CANCELLED, reason: str = "") -> None:
         """Drop both directions now, and tell the peer why. What is queued is lost."""
@@ -261,7 +257,7 @@ class Channel:
         if self._queue:
             rest = len(self._queue[0]) - self._offset
             return self._send_credit.available >= PACKET_COST + min(rest, MIN_ROOM)
-        return self._ending and self.state in _SENDING
+        return self._ending and self._sending
 
     def emit(self, link: Link, session_credit: SendCredit) -> int:
         """Give the link packets for one turn; the credit they cost."""
@@ -271,7 +267,7 @@ class Channel:
             if not cost:
                 break
             spent += cost
-        if self._ending and not self._queue and self.state in _SENDING:
+        if self._ending and not self._queue and self._sending:
             link.send_packet(encode_head(self._send_seq, self.id, Kind.END, 0, 0, 0), b"", self.id)
             self._our_end_sent()
         if self.queued <= self._low_water:
@@ -299,7 +295,9 @@ class Channel:
                 payload = block
                 flags |= _LZ4
         length = len(payload)
-        link.send_packet(encode_head(self._send_seq, self.id, _DATA, flags, 0, length), payload, self.id)
+        link.send_packet(
+            encode_head(self._send_seq, self.id, _DATA, flags, 0, length), payload, self.id
+        )
         self._send_seq += 1
         cost = length + PACKET_COST
         credit.available -= cost
@@ -329,13 +327,13 @@ class Channel:
 
     def credit_received(self, limit: int) -> None:
         if self._send_credit.grant(limit) and self.ready:
-            self.session.sender_ready(self)
+            self.session.outbox.put_channel(self)
 
     def data_received(self, seq: int, flags: int, payload: memoryview) -> None:
         """A DATA packet arrived for this channel."""
         cost = len(payload) + PACKET_COST
         self._receive_credit.receive(cost)
-        if self.state not in _RECEIVING or self._end_held:
+        if not self._receiving or self._end_held:
             raise ProtocolViolation(f"data on channel {self.id}, where none may come")
         if seq != self._receive_seq:
             raise ProtocolViolation(f"packet {seq} on channel {self.id}, not {self._receive_seq}")
@@ -351,7 +349,7 @@ class Channel:
 
     def peer_ended(self) -> None:
         """An END packet arrived."""
-        if self.state not in _RECEIVING or self._end_held:
+        if not self._receiving or self._end_held:
             raise ProtocolViolation(f"a second end on channel {self.id}")
         self._end_held = True
         self._deliver_held()
@@ -382,10 +380,8 @@ class Channel:
             self.reset(ResetCode.BAD_MESSAGE, str(error))
         except Exception:
             self.session.application_failed(self)
-        if self.state is not ChannelState.CLOSED:
-            limit = self._receive_credit.consume(cost)
-            if limit is not None and self.state in _RECEIVING:
-                self.session.send_credit(self.id, limit)
+        if self._receive_credit.consume(cost) and self._receiving:
+            self.session.renew_credit(self.id, self._receive_credit)
         self.session.consumed(cost)
 
     def _assemble(self, flags: int, payload: memoryview | bytes) -> None:
@@ -411,6 +407,14 @@ class Channel:
         self._partial.clear()
         self._partial_size = 0
 
+    @property
+    def _sending(self) -> bool:
+        return self.state is ChannelState.OPEN or self.state is ChannelState.PEER_ENDED
+
+    @property
+    def _receiving(self) -> bool:
+        return self.state is ChannelState.OPEN or self.state is ChannelState.ENDED
+
     # --- life ------------------------------------------------------------------------
 
     def opened(self) -> None:
@@ -419,7 +423,7 @@ class Channel:
         self.protocol.channel = self
         self.session.call_application(self, self.protocol.channel_opened)
         if self.state is ChannelState.OPEN and self.ready:
-            self.session.sender_ready(self)
+            self.session.outbox.put_channel(self)
 
     def close(self, reason: JetStreamError | None) -> None:
         """Forget everything; `reason` is None when both sides ended."""
@@ -427,7 +431,7 @@ class Channel:
             return
         was_opening = self.state is ChannelState.OPENING
         self._move(ChannelState.CLOSED)
-        self.session.channel_gone(self)
+        self.session.channel_gone(self, reason)
         self._queue.clear()
         self.queued = 0
         held = sum(len(payload) + PACKET_COST for _, payload in self._held)

@@ -2,11 +2,16 @@
 
 Both directions of a channel, and of the session as a whole, have a window. A receiver announces
 an absolute limit and raises it as the application consumes, as QUIC does (RFC 9000 section 4.1).
+A window starts small, which keeps what is in flight in the processor's caches, and doubles up to
+its maximum where the round trip, not the application, is what the sender waits for.
 """
 
 from __future__ import annotations
 
 from jetstreamproto.errors import ProtocolViolation
+
+_WAITING_FOR_THE_PEER = 1.5
+"""Renewals closer together than this many round trips mean that the window is too small."""
 
 
 class SendCredit:
@@ -31,13 +36,16 @@ class SendCredit:
 class ReceiveCredit:
     """What we let the peer send, and how much of it the application has consumed."""
 
-    __slots__ = ("_consumed", "_granted", "_received", "window")
+    __slots__ = ("_consumed", "_due", "_granted", "_max_window", "_received", "_renewed", "window")
 
-    def __init__(self, window: int) -> None:
+    def __init__(self, window: int, max_window: int) -> None:
         self.window = window
+        self._max_window = max_window
         self._granted = window
         self._received = 0
         self._consumed = 0
+        self._due = window >> 1  # consumed bytes at which the limit is worth raising
+        self._renewed = float("-inf")
 
     def receive(self, cost: int) -> None:
         """Account for `cost` bytes that arrived; `ProtocolViolation` if they were not granted."""
@@ -45,11 +53,16 @@ class ReceiveCredit:
         if self._received > self._granted:
             raise ProtocolViolation("the peer sent more than its credit allows")
 
-    def consume(self, cost: int) -> int | None:
-        """Account for `cost` bytes that the application took; a new limit when one is due."""
+    def consume(self, cost: int) -> bool:
+        """Account for `cost` bytes that the application took; whether `renew` is due."""
         self._consumed += cost
-        limit = self._consumed + self.window
-        if limit - self._granted < self.window >> 1:
-            return None
-        self._granted = limit
-        return limit
+        return self._consumed >= self._due
+
+    def renew(self, now: float, rtt: float | None) -> int:
+        """The new limit to announce, at `now` seconds on a path of `rtt` seconds, if known."""
+        if rtt is not None and now - self._renewed < _WAITING_FOR_THE_PEER * rtt:
+            self.window = min(2 * self.window, self._max_window)
+        self._renewed = now
+        self._granted = self._consumed + self.window
+        self._due = self._consumed + (self.window >> 1)
+        return self._granted

@@ -17,7 +17,8 @@ class SessionSettings:
     - `max_message`: the largest message accepted, after decompression.
     - `max_assembly`: bytes of unfinished messages a session holds, over all its channels.
     - `max_channels`: channels the peer may have open at once.
-    - `channel_window`, `session_window`: unconsumed bytes accepted, a channel and in all.
+    - `channel_window`, `session_window`: unconsumed bytes accepted at first, a channel and in all;
+      they grow to `max_channel_window` and `max_session_window` on paths that are long and fast.
     - `high_water`: queued bytes at which a channel pauses its producer; it resumes at half.
     - `send_limit`: queued bytes beyond which `send` raises `QueueFull`.
     - `compression`: when payloads are LZ4-compressed, or None for never.
@@ -31,8 +32,10 @@ class SessionSettings:
     max_message: int = 16 << 20
     max_assembly: int = 64 << 20
     max_channels: int = 1024
-    channel_window: int = 4 << 20
-    session_window: int = 16 << 20
+    channel_window: int = 1 << 20
+    max_channel_window: int = 16 << 20
+    session_window: int = 4 << 20
+    max_session_window: int = 64 << 20
     high_water: int = 1 << 20
     send_limit: int = 64 << 20
     compression: CompressionPolicy | None = field(default_factory=CompressionPolicy)
@@ -47,6 +50,8 @@ class SessionSettings:
         for name in ("channel_window", "session_window"):
             if getattr(self, name) < MIN_WINDOW:
                 raise ConfigurationError(f"{name} must be at least {MIN_WINDOW} bytes")
+            if getattr(self, f"max_{name}") < getattr(self, name):
+                raise ConfigurationError(f"max_{name} must be at least {name}")
         for name in ("max_message", "max_channels", "high_water", "send_limit"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be positive")

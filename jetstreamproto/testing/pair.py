@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from twisted.internet.address import IPv4Address
@@ -152,7 +152,7 @@ class SessionPair:
         self.clock = clock or Clock()
         self.latency = latency
         self.chop = chop
-        identity = identity or Identity.create(datetime.now(timezone.utc))
+        identity = identity or Identity.create(datetime.now(UTC))
         self.server_factory = JetStreamServerFactory(
             identity, services, settings=settings, reactor=self.clock, **(server_options or {})
         )

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_HTTP_METHODS = (b"GET ", b"POST", b"HEAD", b"PUT ", b"OPTI", b"DELE", b"CONN", b"PATC", b"TRAC", b"PRI ")
+_HTTP_METHODS = (
+    b"GET ",
+    b"POST",
+    b"HEAD",
+    b"PUT ",
+    b"OPTI",
+    b"DELE",
+    b"CONN",
+    b"PATC",
+    b"TRAC",
+    b"PRI ",
+)
 _HTTP_REPLY = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
     b"This port speaks JetStream, not HTTP. Try: jetstream ping HOST:PORT\n"

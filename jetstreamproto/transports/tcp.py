@@ -27,7 +27,9 @@ from jetstreamproto.security.handshake import Handshake
 from jetstreamproto.security.records import (
     DEFAULT_LIMITS,
     HEADER_SIZE,
+    MAX_BODY,
     MAX_PLAIN_BODY,
+    OVERHEAD,
     RecordLimits,
     RecordOpener,
     RecordSealer,
@@ -42,10 +44,22 @@ from jetstreamproto.wire.packet import HEAD_SIZE, split_packets
 RECORD_SIZE = 1 << 16
 """Plaintext bytes at which a batch of packets is sealed; a record has at most one packet more."""
 
+_PACKETS = int(RecordType.PACKETS)
 _EXPORTER_TRANSPORT = b"tcp"
 _SMALL_REST = 4096  # below this, copying the start of a record beats pinning the read it came in
 _MAX_HANDSHAKE_BYTES = 1 << 16  # of CRYPTO records, over a connection's life
 _MAX_ALERT_TEXT = 256
+
+
+def _new_scratch() -> memoryview:
+    return memoryview(bytearray(MAX_BODY + OVERHEAD))
+
+
+# Records are sealed into and opened into these, one at a time, by all links of the process: a warm
+# buffer is faster than a fresh one, and one for each link would be most of an idle session's memory.
+_sealed = _new_scratch()
+_opened = [_new_scratch()]
+_NO_PLAINTEXT = memoryview(bytearray())
 
 
 class _State(Enum):
@@ -149,11 +163,11 @@ class TcpLink:
             self.flush()
 
     def flush(self) -> None:
-        if self._batch and not self._blocked and self._sealer is not None:
+        if self._batch and not self._blocked:
             plaintext = b"".join(self._batch)
             self._batch.clear()
             self._batch_size = 0
-            self._write(self._sealer.seal(RecordType.PACKETS, plaintext))
+            self._write_sealed(_PACKETS, plaintext)
 
     def close(self) -> None:
         if self._state is _State.SEALED:
@@ -185,7 +199,12 @@ class TcpLink:
     def stopProducing(self) -> None:
         """The transport is gone; `connection_lost` follows."""
 
-    def _write(self, record: bytes) -> None:
+    def _write_sealed(self, kind: int, plaintext: bytes) -> None:
+        if self._sealer is not None:
+            self._write(_sealed[: self._sealer.seal(kind, plaintext, _sealed)])
+
+    def _write(self, record: bytes | memoryview) -> None:
+        """Write now what the socket takes, and leave the rest, copied, to the transport."""
         self.stats.bytes_sent += len(record)
         if self._eager and not self._blocked:
             written = self._transport.writeSomeData(record)  # type: ignore[attr-defined]
@@ -195,14 +214,13 @@ class TcpLink:
                 record = record[written:]
             # an error will meet the transport again in its own write, where it is handled
         self._blocked = True
-        self._transport.write(record)
+        self._transport.write(bytes(record))
 
     def _finish_sending(self) -> None:
         self.flush()
         if self._blocked:
             return
-        assert self._sealer is not None
-        self._write(self._sealer.seal(RecordType.END, b""))
+        self._write_sealed(RecordType.END, b"")
         self._move(_State.ENDED)
         if self._peer_ended:
             self.fail(None)
@@ -271,29 +289,38 @@ class TcpLink:
             raise NotJetStream(f"the peer does not speak JetStream but {stranger.name}") from None
 
     def _record_received(self, kind: int, header: bytes, body: memoryview) -> None:
-        if kind == RecordType.PACKETS:
-            self._user.packets_received(split_packets(self._open(header, body)))
+        if kind == _PACKETS:
+            self._packets_received(header, body)
         elif kind == RecordType.CRYPTO:
             self._crypto_received(bytes(body))
         elif kind == RecordType.ALERT:
             self._alert_received(bytes(body))
         elif kind == RecordType.END:
-            self._open(header, body)
+            self._open(header, body, _NO_PLAINTEXT)
             self._peer_ended = True
             self._user.link_ended()
             if self._state is _State.ENDED:
                 self.fail(None)
         else:
-            self._open(header, body)
+            self._open(header, body, _NO_PLAINTEXT)
 
-    def _open(self, header: bytes, body: memoryview) -> bytes:
+    def _packets_received(self, header: bytes, body: memoryview) -> None:
+        """Open a record into the shared buffer, which its payloads are views of."""
+        out = _opened.pop() if _opened else _new_scratch()  # in use: we are nested
+        try:
+            self._user.packets_received(split_packets(self._open(header, body, out)))
+        finally:
+            if not _opened:
+                _opened.append(out)
+
+    def _open(self, header: bytes, body: memoryview, out: memoryview) -> memoryview:
         if self._opener is None:
             raise ProtocolViolation("a sealed record came before the handshake was done")
         if self._peer_ended:
             raise ProtocolViolation("a record came after the peer's end")
         if self._handshake is not None and self._handshake.complete:
             self._handshake = None  # the peer has the keys: nothing of TLS is needed any more
-        return self._opener.open(header, body)
+        return self._opener.open(header, body, out)
 
     # --- the handshake ---------------------------------------------------------------
 

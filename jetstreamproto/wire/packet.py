@@ -84,7 +84,7 @@ def encode_head(
         raise ValueError(f"Packet: {problem}") from None
 
 
-def split_packets(plaintext: bytes) -> list[PacketParts]:
+def split_packets(plaintext: bytes | memoryview) -> list[PacketParts]:
     """The packets that make up `plaintext`, in order; none if it is empty.
 
     Payloads are views of `plaintext`; kinds may be numbers that `Kind` does not have. Raises

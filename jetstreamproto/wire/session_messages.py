@@ -43,12 +43,14 @@ class Open(NamedTuple):
 
     urgency: 0 first to 7 last, as in RFC 9218.
     deadline_ms: how long a message may take in a channel of mode EXPIRING, in milliseconds.
+    secret: neither side may compress what is sent on this channel.
     """
 
     service: str
     mode: Mode = Mode.ORDERED
     urgency: int = 3
     deadline_ms: int = 0
+    secret: bool = False
 
 
 _SCHEMA = load_schema("session.fbs")

@@ -122,7 +122,7 @@ def environment_with(target: str | Path, *options: str) -> Path:
                 continue
             (site / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, site / file)
-    pip = [sys.executable, "-m", "pip", "--quiet", "--python", python]
+    pip = sys.executable, "-m", "pip", "--quiet", "--python", python
     run(*pip, "install", "--no-deps", *options, target, cwd=workshop())
     return python
 

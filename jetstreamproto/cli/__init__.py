@@ -1,0 +1,1 @@
+"""The `jetstream` command: one file a command, and the nouns they share."""

@@ -1,0 +1,86 @@
+"""The `jetstream` command."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+
+import click
+
+from jetstreamproto._version import __version__
+from jetstreamproto.cli.bench import bench
+from jetstreamproto.cli.echo import echo
+from jetstreamproto.cli.failure import ExitStatus, Interrupted, describe
+from jetstreamproto.cli.identity import identity
+from jetstreamproto.cli.output import note, show_object
+from jetstreamproto.cli.ping import ping
+
+PROGRAM = "jetstream"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name=PROGRAM)
+def jetstream() -> None:
+    """Talk to a JetStream server.
+
+    Exit status: 0 done, 1 failed, 2 wrong usage, 3 server not trusted, 4 not allowed there,
+    5 timed out.
+    """
+
+
+for command in (ping, echo, bench, identity):
+    jetstream.add_command(command)
+
+
+def main() -> int:
+    """The entry point: runs the command line, and returns the exit status.
+
+    A command that is stopped by a signal, or writes to a pipe that nobody reads, ends by that
+    signal, as a shell expects.
+    """
+    arguments = sys.argv[1:]
+    try:
+        status = jetstream.main(arguments, prog_name=PROGRAM, standalone_mode=False)
+    except click.Abort:  # Ctrl-C before there was a reactor
+        return _stopped(signal.SIGINT, "--json" in arguments)
+    except Interrupted as stop:
+        return _stopped(stop.signal_number, "--json" in arguments)
+    except Exception as error:
+        return _failed(error, "--json" in arguments)
+    return status if isinstance(status, int) else ExitStatus.DONE
+
+
+def _stopped(number: int, as_json: bool) -> int:
+    if as_json:
+        show_object({"error": {"kind": "Interrupted", "message": "interrupted"}})
+    return _end_by(number)
+
+
+def _failed(error: Exception, as_json: bool) -> int:
+    if isinstance(error, BrokenPipeError):
+        return _end_by(signal.SIGPIPE)
+    failure = describe(error)
+    if isinstance(error, click.ClickException):
+        error.show()
+    else:
+        if not failure.expected:
+            traceback.print_exception(error)
+        note(f"{PROGRAM}: {failure.message}")
+    try:
+        if as_json:
+            show_object({"error": {"kind": failure.kind, "message": failure.message}})
+        elif sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        # Otherwise Python would try once more to write this at its end, and say so.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return failure.status
+
+
+def _end_by(number: int) -> int:
+    """End this process as the signal would have, so that a shell's loop or `pipefail` sees it."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    return 128 + number  # only where the signal is blocked

@@ -1,0 +1,133 @@
+"""The options that every command with a HOST:PORT shares."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from jetstreamproto.cli.target import Target, target_argument
+
+TCP = "tcp"
+AUTO = "auto"
+
+_READABLE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+state_dir_option = click.option(
+    "--state-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="The folder of the identity and the known hosts.",
+)
+
+
+@dataclass(frozen=True)
+class ConnectionOptions:
+    """What the options say about the server and how to reach it."""
+
+    target: Target
+    transport: str = AUTO
+    pin: str | None = None
+    ca: Path | None = None
+    trust_new: bool = False
+    state_dir: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    user: str | None = None
+    password_file: Path | None = None
+    timeout: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.pin is not None and self.ca is not None:
+            raise click.UsageError("give --pin or --ca, not both")
+        if self.key is not None and self.cert is None:
+            raise click.UsageError("--key needs --cert")
+        if self.password_file is not None and self.user is None:
+            raise click.UsageError("--password-file needs --user")
+
+
+def connection_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command HOST:PORT and the common options, as a `ConnectionOptions` in front."""
+
+    @functools.wraps(command)
+    def with_connection(**values: Any) -> None:
+        mine = {field.name: values.pop(field.name) for field in fields(ConnectionOptions)}
+        command(ConnectionOptions(**mine), **values)
+
+    for decorate in reversed(_OPTIONS):
+        decorate(with_connection)
+    return with_connection
+
+
+def _transport(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    if value not in (AUTO, TCP):
+        raise click.BadParameter(f"this version has tcp, not {value} yet")
+    return TCP
+
+
+def _pin(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value is None:
+        return None
+    from jetstreamproto.errors import ConfigurationError
+    from jetstreamproto.security.identity import parse_fingerprint
+
+    try:
+        return parse_fingerprint(value)
+    except ConfigurationError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+_OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
+    click.argument("target", metavar="HOST:PORT", callback=target_argument),
+    click.option(
+        "--transport",
+        type=click.Choice([AUTO, TCP, "udp", "quic"]),
+        default=AUTO,
+        callback=_transport,
+        help="How to reach the server. This version has tcp.",
+    ),
+    click.option(
+        "--pin",
+        metavar="FINGERPRINT",
+        callback=_pin,
+        help="Trust the server with this fingerprint (see `jetstream identity`) only.",
+    ),
+    click.option(
+        "--ca",
+        type=_READABLE,
+        metavar="FILE",
+        help="Trust a server whose certificate for HOST is from a CA in this PEM file.",
+    ),
+    click.option(
+        "--trust-new", is_flag=True, help="Trust and remember a server seen for the first time."
+    ),
+    state_dir_option,
+    click.option(
+        "--cert",
+        type=_READABLE,
+        metavar="FILE",
+        help="Certificate to show if the server asks, in PEM; otherwise this host's identity.",
+    ),
+    click.option("--key", type=_READABLE, metavar="FILE", help="Its key, if not in the same file."),
+    click.option(
+        "--user",
+        metavar="NAME",
+        help="Log in; the password is asked for, or comes from $JETSTREAM_PASSWORD.",
+    ),
+    click.option(
+        "--password-file", type=_READABLE, metavar="FILE", help="The password: its first line."
+    ),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=10.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long connecting may take.",
+    ),
+)

@@ -1,0 +1,297 @@
+"""The server's configuration: every setting with its kind, its default and its explanation.
+
+Each is an option of `twistd jetstream` (`--max-sessions`) and a key of its TOML file
+(`max_sessions`); the option wins. The rules of access stand in the file only, as `[[allow]]`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from jetstreamproto.errors import ConfigurationError
+from jetstreamproto.security.trust import CertificateAuthority, PinnedKeys, Trust
+from jetstreamproto.server.access import AllowRule, read_peer
+from jetstreamproto.server.values import (
+    Flag,
+    Kind,
+    Location,
+    Names,
+    Seconds,
+    Size,
+    Whole,
+    text_list,
+)
+from jetstreamproto.session.settings import DEFAULT_SETTINGS, SessionSettings
+from jetstreamproto.state import default_state_dir
+from jetstreamproto.transports.admission import AdmissionLimits
+
+_KIND, _HELP = "kind", "help"
+_ALLOW = "allow"
+_MANY = 10_000_000
+_YEAR = 366 * 86400.0
+_MAX_MESSAGE = (1 << 32) - 1  # what HELLO can announce
+_TRANSPORTS = ("tcp",)
+_LATER_TRANSPORTS = ("udp", "quic")
+_LIMITS = AdmissionLimits()
+
+
+def read_address(text: str) -> str:
+    """An IP address in its canonical form, given with or without the brackets of IPv6."""
+    bare = text[1:-1] if text[:1] == "[" and text[-1:] == "]" else text
+    try:
+        return str(ipaddress.ip_address(bare))
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is not an IP address, such as 127.0.0.1, ::1, 0.0.0.0 or ::"
+        ) from None
+
+
+def read_transport(text: str) -> str:
+    """The name of a transport that there is."""
+    if text in _LATER_TRANSPORTS:
+        raise ValueError(f"{text!r} is not in this version; there is {', '.join(_TRANSPORTS)}")
+    if text not in _TRANSPORTS:
+        raise ValueError(f"{text!r} is not a transport; there is {', '.join(_TRANSPORTS)}")
+    return text
+
+
+def _about(kind: Kind, explanation: str) -> dict[str, object]:
+    return {_KIND: kind, _HELP: explanation}
+
+
+@attrs.frozen(kw_only=True)
+class ServerConfig:
+    """What a server is told. Raises `ConfigurationError` for settings that contradict."""
+
+    port: int = attrs.field(
+        default=9000,
+        metadata=_about(Whole(0, 65535), "Port to listen on; 0 takes a free one. [9000]"),
+    )
+    interface: tuple[str, ...] = attrs.field(
+        default=("127.0.0.1",),
+        metadata=_about(
+            Names(read_address),
+            "IP address to listen on; several by commas or by giving this again. [127.0.0.1]",
+        ),
+    )
+    transports: tuple[str, ...] = attrs.field(
+        default=_TRANSPORTS,
+        metadata=_about(Names(read_transport), "Transports to offer: tcp. [tcp]"),
+    )
+    state_dir: Path = attrs.field(
+        factory=default_state_dir,
+        metadata=_about(
+            Location(), "Folder of the identity. [$JETSTREAM_HOME, else ~/.local/state/jetstream]"
+        ),
+    )
+    cert: Path | None = attrs.field(
+        default=None,
+        metadata=_about(
+            Location(), "PEM file with the certificate (and its chain) to show instead."
+        ),
+    )
+    key: Path | None = attrs.field(
+        default=None,
+        metadata=_about(Location(), "PEM file with the key of --cert, if it is not in that file."),
+    )
+    clients: Path | None = attrs.field(
+        default=None,
+        metadata=_about(
+            Location(), "File with the fingerprints of the clients to let in, one a line."
+        ),
+    )
+    client_ca: Path | None = attrs.field(
+        default=None,
+        metadata=_about(Location(), "PEM file with the CAs whose clients are let in."),
+    )
+    auth: tuple[str, ...] = ()
+    allow_anonymous: bool = attrs.field(
+        default=False,
+        metadata=_about(Flag(), "Let in clients that do not say who they are, from any host."),
+    )
+    max_sessions: int = attrs.field(
+        default=_LIMITS.sessions,
+        metadata=_about(Whole(1, _MANY), f"Connections at a time. [{_LIMITS.sessions}]"),
+    )
+    max_sessions_per_address: int = attrs.field(
+        default=_LIMITS.sessions_per_address,
+        metadata=_about(
+            Whole(1, _MANY),
+            f"Connections at a time from one address. [{_LIMITS.sessions_per_address}]",
+        ),
+    )
+    max_half_open: int = attrs.field(
+        default=_LIMITS.half_open,
+        metadata=_about(
+            Whole(1, _MANY),
+            f"Connections at a time that have not proved themselves. [{_LIMITS.half_open}]",
+        ),
+    )
+    max_message: int = attrs.field(
+        default=DEFAULT_SETTINGS.max_message,
+        metadata=_about(Size(1, _MAX_MESSAGE), "Largest message to accept, in bytes. [16M]"),
+    )
+    heartbeat: float = attrs.field(
+        default=DEFAULT_SETTINGS.heartbeat,
+        metadata=_about(
+            Seconds(_YEAR),
+            f"Quiet seconds after which a peer must answer. [{DEFAULT_SETTINGS.heartbeat:g}]",
+        ),
+    )
+    idle_timeout: float = attrs.field(
+        default=DEFAULT_SETTINGS.idle_timeout,
+        metadata=_about(
+            Seconds(_YEAR),
+            f"Quiet seconds after which a peer is dead. [{DEFAULT_SETTINGS.idle_timeout:g}]",
+        ),
+    )
+    drain_timeout: float = attrs.field(
+        default=DEFAULT_SETTINGS.drain_timeout,
+        metadata=_about(
+            Seconds(_YEAR),
+            "Seconds for sessions to finish their work when the server stops."
+            f" [{DEFAULT_SETTINGS.drain_timeout:g}]",
+        ),
+    )
+    allow: tuple[AllowRule, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        if self.key is not None and self.cert is None:
+            raise ConfigurationError("--key is of no use without --cert")
+        if self.clients is not None and self.client_ca is not None:
+            raise ConfigurationError("--clients and --client-ca exclude each other")
+        certificates = self.clients is not None or self.client_ca is not None
+        if certificates and self.allow_anonymous:
+            raise ConfigurationError(
+                "--allow-anonymous contradicts --clients and --client-ca: these ask every client"
+                " for a certificate"
+            )
+        if self.heartbeat > self.idle_timeout:
+            raise ConfigurationError(
+                f"--heartbeat {self.heartbeat:g} is longer than --idle-timeout"
+                f" {self.idle_timeout:g}"
+            )
+        if not (certificates or self.auth or self.allow_anonymous):
+            self._stay_on_loopback()
+
+    def _stay_on_loopback(self) -> None:
+        for interface in self.interface:
+            if not ipaddress.ip_address(interface).is_loopback:
+                raise ConfigurationError(
+                    f"--interface {interface} lets other hosts in: say whom with --clients,"
+                    " --client-ca or --auth, or let in anyone with --allow-anonymous"
+                )
+
+    def client_trust(self) -> Trust | None:
+        """Who judges the clients' certificates; None when they are not asked for any."""
+        if self.clients is not None:
+            return PinnedKeys.from_file(self.clients)
+        return None if self.client_ca is None else CertificateAuthority(self.client_ca)
+
+    def session_settings(self) -> SessionSettings:
+        """The settings of every session."""
+        return SessionSettings(
+            max_message=self.max_message,
+            max_assembly=max(DEFAULT_SETTINGS.max_assembly, self.max_message),
+            heartbeat=self.heartbeat,
+            idle_timeout=self.idle_timeout,
+            drain_timeout=self.drain_timeout,
+        )
+
+    def admission_limits(self) -> AdmissionLimits:
+        """How many connections are let in."""
+        return AdmissionLimits(
+            sessions=self.max_sessions,
+            sessions_per_address=self.max_sessions_per_address,
+            half_open=self.max_half_open,
+        )
+
+
+KINDS: Mapping[str, Kind] = {
+    field.name: field.metadata[_KIND]
+    for field in attrs.fields(ServerConfig)
+    if _KIND in field.metadata
+}
+"""The kind of each setting that has an option of its own, by name."""
+
+EXPLANATIONS: Mapping[str, str] = {
+    field.name: field.metadata[_HELP]
+    for field in attrs.fields(ServerConfig)
+    if _HELP in field.metadata
+}
+
+
+def option_name(key: str) -> str:
+    """The option of a setting, without its leading dashes."""
+    return key.replace("_", "-")
+
+
+def read_options(given: Mapping[str, str]) -> dict[str, object]:
+    """The settings on a command line, from their texts by name."""
+    settings: dict[str, object] = {}
+    for key, text in given.items():
+        try:
+            settings[key] = KINDS[key].from_text(text)
+        except ValueError as error:
+            raise ConfigurationError(f"--{option_name(key)}: {error}") from None
+    return settings
+
+
+def read_file(path: Path) -> dict[str, object]:
+    """The settings in a TOML file. Raises `ConfigurationError` naming the file and the key."""
+    try:
+        with path.open("rb") as file:
+            document = tomllib.load(file)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: not a text file in UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+    settings: dict[str, object] = {}
+    for key, value in document.items():
+        try:
+            settings[key] = _read_value(key, value, path.parent)
+        except ValueError as error:
+            raise ConfigurationError(f"{path}: {key}: {error}") from None
+    return settings
+
+
+def _read_value(key: str, value: object, folder: Path) -> object:
+    if key == _ALLOW:
+        return _read_rules(value)
+    if key == "auth":
+        return tuple([value] if isinstance(value, str) else text_list(value))
+    kind = KINDS.get(key)
+    if kind is None:
+        known = [*KINDS, "auth", _ALLOW]
+        close = difflib.get_close_matches(key.replace("-", "_"), known, 1)
+        raise ValueError("there is no such setting" + (f"; {close[0]}?" if close else ""))
+    return kind.from_toml(value, folder)
+
+
+def _read_rules(value: object) -> tuple[AllowRule, ...]:
+    if not isinstance(value, list) or not all(isinstance(rule, dict) for rule in value):
+        raise ValueError("rules are written as [[allow]], each with peers and services")
+    return tuple(_read_rule(number, rule) for number, rule in enumerate(value, 1))
+
+
+def _read_rule(number: int, rule: dict[str, object]) -> AllowRule:
+    try:
+        for key in rule:
+            if key not in ("peers", "services"):
+                raise ValueError(f"there is no {key!r} in a rule, only peers and services")
+        peers = frozenset(read_peer(peer) for peer in text_list(rule.get("peers", [])))
+        services = frozenset(text_list(rule.get("services", [])))
+        if not peers or not services:
+            raise ValueError("a rule has one or more peers, and one or more services")
+    except ValueError as error:
+        raise ValueError(f"rule {number}: {error}") from None
+    return AllowRule(peers, services)

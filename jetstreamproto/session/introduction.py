@@ -1,0 +1,38 @@
+"""The introduction: what each side's HELLO says, and what is made of the peer's."""
+
+from __future__ import annotations
+
+from jetstreamproto.errors import ProtocolViolation
+from jetstreamproto.session.codes import MIN_WINDOW, PROTOCOL_VERSION
+from jetstreamproto.session.settings import SessionSettings
+from jetstreamproto.wire.session_messages import HELLO, Hello
+
+
+def introduce(settings: SessionSettings, credentials: tuple[str, str] | None) -> bytes:
+    """The HELLO payload of a side with these settings; a client may add user and password."""
+    username, password = credentials or (None, None)
+    return HELLO.encode(
+        Hello(
+            version=PROTOCOL_VERSION,
+            max_message=settings.max_message,
+            max_channels=settings.max_channels,
+            channel_window=settings.channel_window,
+            session_window=settings.session_window,
+            lz4=settings.compression is not None,
+            agent=settings.agent,
+            username=username,
+            password=password,
+        )
+    )
+
+
+def meet(payload: memoryview) -> Hello:
+    """The peer's HELLO; `ProtocolViolation` if it cannot be worked with."""
+    hello = HELLO.decode(payload)
+    if hello.version < 1:
+        raise ProtocolViolation(f"protocol version {hello.version}")
+    if min(hello.channel_window, hello.session_window) < MIN_WINDOW:
+        raise ProtocolViolation(f"the peer announced a window of less than {MIN_WINDOW} bytes")
+    if not hello.max_message:
+        raise ProtocolViolation("the peer accepts no messages")
+    return hello

@@ -1,0 +1,132 @@
+"""The outbox: everything a session has to send, and the turns in which the link is given it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from jetstreamproto.session.channel import MIN_ROOM, Channel
+from jetstreamproto.session.codes import PACKET_COST
+from jetstreamproto.session.credit import SendCredit
+from jetstreamproto.session.scheduler import Scheduler
+from jetstreamproto.transports.link import Link
+from jetstreamproto.wire.packet import Kind, encode_head
+
+_TURN_BYTES = 1 << 20
+"""What a session sends before the reactor has a turn for others."""
+
+
+class Outbox:
+    """Sends the session's own packets first, then the channels' as the scheduler decides.
+
+    Whatever is put in while packets are being received goes out together at the end of that
+    turn; at other times, in a reactor turn soon after. `on_empty` is called when a turn ends with
+    nothing left that can be sent and the link still has room.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_control",
+        "_in_turn",
+        "_on_empty",
+        "_scheduler",
+        "_wake",
+        "credit",
+        "link",
+    )
+
+    def __init__(self, clock: IReactorTime, on_empty: Callable[[], None]) -> None:
+        self.link: Link
+        self.credit = SendCredit(0)  # until the peer's HELLO says how much
+        self._clock = clock
+        self._on_empty = on_empty
+        self._control: deque[tuple[bytes, bytes, int]] = deque()
+        self._scheduler: Scheduler[Channel] = Scheduler()
+        self._in_turn = False
+        self._wake: IDelayedCall | None = None
+
+    @property
+    def control_waiting(self) -> int:
+        """How many of the session's own packets have not been sent yet."""
+        return len(self._control)
+
+    def put_control(
+        self, kind: Kind, channel_id: int, *, seq: int = 0, code: int = 0, payload: bytes = b""
+    ) -> None:
+        """Queue a packet of the session itself, or about a channel."""
+        head = encode_head(seq, channel_id, kind, 0, code, len(payload))
+        self._control.append((head, payload, channel_id))
+        if not self._in_turn:
+            self.wake()
+
+    def put_channel(self, channel: Channel) -> None:
+        """`channel` has something to send."""
+        self._scheduler.add(channel)
+        if not self._in_turn:
+            self.wake()
+
+    def discard(self, channel: Channel) -> None:
+        """`channel` has nothing to send any more."""
+        self._scheduler.discard(channel)
+
+    def wake(self) -> None:
+        """See to it that a turn comes."""
+        if self._wake is None:
+            self._wake = self._clock.callLater(0, self._woken)
+
+    def hold(self) -> None:
+        """Collect what is put in, until `release`."""
+        self._in_turn = True
+
+    def release(self) -> None:
+        """Send what was collected."""
+        self._in_turn = False
+        self.pump()
+
+    def stop(self) -> None:
+        """The link is gone."""
+        self._control.clear()
+        self._in_turn = True  # nothing is sent again
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+
+    def pump(self) -> None:
+        """Give the link what is to be sent, most urgent first, until it has no room."""
+        link = self.link
+        if self._in_turn or not link.writable:
+            return
+        self._in_turn = True
+        try:
+            finished = self._send_ready(link)
+            link.flush()
+        finally:
+            self._in_turn = False
+        if not finished:
+            self.wake()
+        elif link.writable:
+            self._on_empty()
+
+    def _woken(self) -> None:
+        self._wake = None
+        self.pump()
+
+    def _send_ready(self, link: Link) -> bool:
+        """Whether everything that can be sent now was handed over within this turn's bytes."""
+        control, scheduler, credit, spent = self._control, self._scheduler, self.credit, 0
+        while link.writable:
+            while control:
+                link.send_packet(*control.popleft())
+            if spent >= _TURN_BYTES:
+                return False
+            if credit.available < PACKET_COST + MIN_ROOM:
+                break
+            channel = scheduler.take()
+            if channel is None:
+                break
+            spent += channel.emit(link, credit)
+            if channel.ready:
+                scheduler.add(channel)
+        return True

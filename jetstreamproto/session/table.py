@@ -1,0 +1,192 @@
+"""The channel table: which channels a session has, how they come to be and how they go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+
+from jetstreamproto.errors import (
+    ChannelReset,
+    JetStreamError,
+    NotAllowed,
+    ProtocolViolation,
+    ServiceNotFound,
+)
+from jetstreamproto.session.channel import Channel
+from jetstreamproto.session.codes import LOWEST_URGENCY, MAX_SERVICE_NAME, ResetCode
+from jetstreamproto.session.host import SessionHost
+from jetstreamproto.session.protocol import ChannelProtocol, Inbox
+from jetstreamproto.wire.packet import Kind
+from jetstreamproto.wire.session_messages import OPEN, Mode, Open
+
+if TYPE_CHECKING:
+    from jetstreamproto.session.session import Session
+
+_log = Logger()
+
+P = TypeVar("P", bound=ChannelProtocol)
+
+_CLIENT_SIDE, _SERVER_SIDE = 1, 0  # parity of the channel numbers that a side opens
+
+
+class ChannelTable:
+    """The channels of `session`. A client's have odd numbers, a server's even ones, rising."""
+
+    __slots__ = (
+        "_channels",
+        "_host",
+        "_newest",
+        "_next",
+        "_openings",
+        "_session",
+        "_side",
+        "_theirs",
+    )
+
+    def __init__(self, session: Session, host: SessionHost, *, client: bool) -> None:
+        self._session = session
+        self._host = host
+        self._side = _CLIENT_SIDE if client else _SERVER_SIDE
+        self._channels: dict[int, Channel] = {}
+        self._openings: dict[int, tuple[Deferred[Any], IDelayedCall]] = {}
+        self._next = 1 if client else 2
+        self._newest = 0  # of the peer's channels
+        self._theirs = 0  # how many of them there are
+
+    def __len__(self) -> int:
+        return len(self._channels)
+
+    def __iter__(self) -> Iterator[Channel]:
+        """The channels there are now; they may come and go meanwhile."""
+        return iter(tuple(self._channels.values()))
+
+    @property
+    def newest_of_peer(self) -> int:
+        """The highest number of a channel that the peer has opened."""
+        return self._newest
+
+    def is_opening(self, channel: Channel) -> bool:
+        """Whether the peer has not answered yet."""
+        return channel.id in self._openings
+
+    def find(self, channel_id: int) -> Channel | None:
+        """The channel of that number; None if it is gone, and something came late for it.
+
+        Raises `ProtocolViolation` for a channel that never was.
+        """
+        channel = self._channels.get(channel_id)
+        if channel is None:
+            newest = self._next - 2 if channel_id % 2 == self._side else self._newest
+            if channel_id == 0 or channel_id > newest:
+                raise ProtocolViolation(f"a packet for channel {channel_id}, which never was")
+        return channel
+
+    # --- opening ---------------------------------------------------------------------
+
+    def open(
+        self, service: str, protocol: P | None, *, urgency: int, mode: Mode, secret: bool
+    ) -> Deferred[P]:
+        """Ask the peer for a channel; see `Session.open`."""
+        if not 0 < len(service.encode()) <= MAX_SERVICE_NAME:
+            raise ValueError(f"a service name has 1 to {MAX_SERVICE_NAME} bytes of UTF-8")
+        if not 0 <= urgency <= LOWEST_URGENCY:
+            raise ValueError(f"an urgency is 0 to {LOWEST_URGENCY}")
+        request = Open(service, mode, urgency, 0, secret)
+        channel = self._add(self._next, request, Inbox() if protocol is None else protocol)
+        self._next += 2
+        opened: Deferred[P] = Deferred(lambda _: channel.reset(ResetCode.CANCELLED))
+        session = self._session
+        timer = session.clock.callLater(
+            session.settings.open_timeout, channel.reset, ResetCode.TIMED_OUT, "no answer to OPEN"
+        )
+        self._openings[channel.id] = (opened, timer)
+        session.outbox.put_control(Kind.OPEN, channel.id, payload=OPEN.encode(request))
+        return opened
+
+    def accept_received(self, channel_id: int) -> None:
+        """The peer accepts a channel that we opened."""
+        opening = self._openings.pop(channel_id, None)
+        if opening is None:
+            if self.find(channel_id) is not None:
+                raise ProtocolViolation(f"an ACCEPT for channel {channel_id}, which is open")
+            return
+        opened, timer = opening
+        timer.cancel()
+        channel = self._channels[channel_id]
+        channel.opened()
+        opened.callback(channel.protocol)
+
+    def open_received(self, channel_id: int, request: Open) -> None:
+        """The peer opens a channel: accept it or answer with a reset."""
+        if channel_id % 2 == self._side or channel_id <= self._newest:
+            raise ProtocolViolation(f"the peer may not open channel {channel_id}")
+        if request.urgency > LOWEST_URGENCY or not request.service:
+            raise ProtocolViolation("an OPEN without a service, or with an urgency over 7")
+        self._newest = channel_id
+        try:
+            protocol = self._admit(request.service)
+        except ChannelReset as refusal:
+            self._session.send_reset(channel_id, refusal.code, refusal.reason)
+            return
+        channel = self._add(channel_id, request, protocol)
+        self._theirs += 1
+        self._session.outbox.put_control(Kind.ACCEPT, channel_id)
+        channel.opened()
+
+    def _admit(self, service: str) -> ChannelProtocol:
+        """The protocol for a channel of the peer's; raises `ChannelReset` to refuse it."""
+        session = self._session
+        if not session.accepts_channels:
+            raise ChannelReset(ResetCode.GOING_AWAY, "the session is closing")
+        if self._theirs >= session.settings.max_channels:
+            raise ChannelReset(ResetCode.LIMIT_EXCEEDED, "too many channels are open")
+        try:
+            return self._host.accept(session, service)
+        except ChannelReset:
+            raise
+        except Exception:
+            _log.failure("Service {service} failed to start", service=service)
+            raise ChannelReset(ResetCode.INTERNAL_ERROR, "the service failed to start") from None
+
+    def _add(self, channel_id: int, request: Open, protocol: ChannelProtocol) -> Channel:
+        channel = Channel(self._session, channel_id, request, protocol)
+        self._channels[channel_id] = channel
+        return channel
+
+    # --- going -----------------------------------------------------------------------
+
+    def reset_received(self, channel_id: int, code: int, reason: str) -> None:
+        """The peer drops a channel, or refuses one that we opened."""
+        channel = self.find(channel_id)
+        if channel is not None:
+            channel.close(_reset_error(code, reason, channel.service))
+
+    def close_all(self, reason: JetStreamError) -> None:
+        """The session is over for every channel."""
+        for channel in self:
+            channel.close(reason)
+
+    def forget(self, channel: Channel, reason: JetStreamError | None) -> None:
+        """`channel` is closed; if it was being opened, that fails with `reason`."""
+        del self._channels[channel.id]
+        if channel.id % 2 != self._side:
+            self._theirs -= 1
+        opening = self._openings.pop(channel.id, None)
+        if opening is not None:
+            opened, timer = opening
+            if timer.active():
+                timer.cancel()
+            if not opened.called:
+                opened.errback(reason or ChannelReset(ResetCode.CANCELLED))
+
+
+def _reset_error(code: int, reason: str, service: str) -> ChannelReset:
+    if code == ResetCode.SERVICE_NOT_FOUND:
+        return ServiceNotFound(code, reason or f"no service {service!r}")
+    if code == ResetCode.NOT_ALLOWED:
+        return NotAllowed(code, reason)
+    return ChannelReset(code, reason)

@@ -1,0 +1,44 @@
+"""One session, one direction, as fast as it goes: incompressible 64 KiB messages, encrypted.
+
+The receiver counts the bytes, and the clock stops when its count has come back to the sender.
+"""
+
+from __future__ import annotations
+
+from tests.benchmarks import arguments
+from tests.benchmarks.job import Job
+from tests.benchmarks.runner import certificate, rounds, run_pair
+from tests.benchmarks.table import Column
+
+COLUMNS = (
+    Column("MB_per_s", "MB/s", headline=True),
+    Column("client_cpu_s_per_GB", "sender CPU s/GB", "{:.2f}"),
+    Column("server_cpu_s_per_GB", "receiver CPU s/GB", "{:.2f}"),
+)
+_MARGIN = 60.0  # seconds that a run may take beyond its own time
+
+
+def main() -> None:
+    options = arguments.parser("Bulk throughput in MB/s (1e6 bytes).", ["tls", "tcp"], rounds=5)
+    options.add_argument("--seconds", type=float, default=3.0, help="of sending in each round")
+    chosen = options.parse_args()
+    with certificate() as file:
+        results = rounds(
+            chosen.rounds,
+            arguments.contenders(chosen),
+            ["one session"],
+            lambda contender, _: run_pair(
+                Job(
+                    contender,
+                    "bulk",
+                    file,
+                    seconds=chosen.seconds,
+                    deadline=chosen.seconds + _MARGIN,
+                )
+            ),
+        )
+    arguments.show("bulk", chosen, results, lambda _: COLUMNS)
+
+
+if __name__ == "__main__":
+    main()

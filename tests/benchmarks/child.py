@@ -1,0 +1,107 @@
+"""What runs in a child process: `python -m tests.benchmarks.child JOB`, one JSON object.
+
+It speaks with its parent in lines of JSON on stdout and of words on stdin: a server says its
+port, a client what it measured. It ends when stdin does, and at the job's deadline at the latest.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import resource
+import signal
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import epollreactor, stdio
+from twisted.internet.defer import ensureDeferred
+from twisted.internet.protocol import connectionDone
+from twisted.protocols.basic import LineOnlyReceiver
+from twisted.python.failure import Failure
+
+from tests.benchmarks.job import Job
+
+MEASURE = "measure"
+
+_BACKLOG = 1024
+
+
+class Parent(LineOnlyReceiver):
+    """The line to the parent."""
+
+    delimiter = b"\n"
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def tell(self, **values: object) -> None:
+        self.sendLine(json.dumps(values).encode())
+
+    def lineReceived(self, line: bytes) -> None:
+        if line.decode() == MEASURE:
+            gc.collect()
+            self.tell(**memory())
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._reactor.running:
+            self._reactor.stop()
+
+
+def memory() -> dict[str, int]:
+    """This process's memory in KiB, as the kernel counts it."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
+    sizes = {name: int(rest.split()[0]) for name, rest in (line.split(":") for line in lines)}
+    status = Path("/proc/self/status").read_text()
+    resident = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
+    return {
+        "rss": int(resident.split()[1]),
+        "rollup_rss": sizes["Rss"],
+        "private": sizes["Private_Clean"] + sizes["Private_Dirty"],
+    }
+
+
+def serve(reactor: Any, job: Job, parent: Parent) -> None:
+    contender = import_module(f"tests.benchmarks.contenders.{job.contender}")
+    port = reactor.listenTCP(0, contender.server(job), backlog=_BACKLOG, interface="127.0.0.1")
+    parent.tell(port=port.getHost().port)
+
+
+def call(reactor: Any, job: Job, parent: Parent) -> None:
+    contender = import_module(f"tests.benchmarks.contenders.{job.contender}")
+    if hasattr(contender, job.task):
+        task = getattr(contender, job.task)(reactor, job)
+    else:
+        crowd = import_module("tests.benchmarks.crowd")
+        task = getattr(crowd, job.task)(reactor, job, contender.Sessions(reactor, job))
+    measured = ensureDeferred(task)
+    measured.addCallback(lambda figures: parent.tell(**figures))
+    measured.addErrback(lambda failure: parent.tell(error=failure.getTraceback()))
+
+
+def _raise_file_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def main() -> None:
+    job = Job.from_json(sys.argv[1])
+    signal.alarm(max(1, round(job.deadline)))  # whatever happens, this process ends by then
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent sees to that
+    _raise_file_limit()
+    epollreactor.install()
+    from twisted.internet import reactor
+
+    parent = Parent(reactor)
+    stdio.StandardIO(parent)
+    reactor.callWhenRunning(call if job.port else serve, reactor, job, parent)
+    if job.profile:
+        profiler = import_module("tests.benchmarks.profiler")
+        profiler.run(reactor, job)
+    else:
+        reactor.run(installSignalHandlers=False)
+
+
+if __name__ == "__main__":
+    main()

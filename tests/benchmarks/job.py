@@ -1,0 +1,34 @@
+"""What one child process is to do, as its parent tells it on its command line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Job:
+    """A child is the client of `port`, or the server when that is 0.
+
+    `contender` and `task` name a module of `contenders` and a function in it; `deadline` is when
+    the child ends itself, `profile` a file for its cProfile statistics or its samples.
+    """
+
+    contender: str
+    task: str
+    certificate: str
+    port: int = 0
+    server_pid: int = 0
+    seconds: float = 0.0
+    concurrency: int = 1
+    sessions: int = 0
+    deadline: float = 60.0
+    profile: str = ""
+    sampled: bool = False
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Job:
+        return cls(**json.loads(text))

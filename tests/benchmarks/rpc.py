@@ -1,0 +1,47 @@
+"""Round trips of 64 bytes, with a number of them outstanding on one channel of one session."""
+
+from __future__ import annotations
+
+from tests.benchmarks import arguments
+from tests.benchmarks.job import Job
+from tests.benchmarks.runner import Figures, certificate, rounds, run_pair
+from tests.benchmarks.table import Column
+
+COLUMNS = (
+    Column("calls_per_s", "calls/s", headline=True),
+    Column("p50_us", "p50 us", headline=True),
+    Column("p99_us", "p99 us"),
+    Column("client_cpu_us_per_call", "client CPU us", "{:.1f}"),
+    Column("server_cpu_us_per_call", "server CPU us", "{:.1f}"),
+)
+_MARGIN = 60.0  # seconds that a run may take beyond its own time
+
+
+def main() -> None:
+    options = arguments.parser("Round trips of 64 bytes.", ["amp", "int32"], rounds=5)
+    options.add_argument("--seconds", type=float, default=2.0, help="of calling in each round")
+    options.add_argument(
+        "--concurrency", type=int, nargs="+", default=[64, 1], help="calls outstanding"
+    )
+    chosen = options.parse_args()
+    cases = {f"{number} outstanding": number for number in chosen.concurrency}
+    with certificate() as file:
+
+        def measure(contender: str, case: str) -> Figures:
+            return run_pair(
+                Job(
+                    contender,
+                    "rpc",
+                    file,
+                    concurrency=cases[case],
+                    seconds=chosen.seconds,
+                    deadline=chosen.seconds + _MARGIN,
+                )
+            )
+
+        results = rounds(chosen.rounds, arguments.contenders(chosen), list(cases), measure)
+    arguments.show("rpc", chosen, results, lambda _: COLUMNS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""What sessions cost a server: the memory of an idle one, and how many can be made a second.
+
+Memory is the growth of the server's resident memory over its sessions, after a collection and
+without giving anything back to the system first. A new session is a connection, a handshake with
+the server verified, one byte echoed by the application, and a clean close.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from time import sleep
+
+from tests.benchmarks import arguments
+from tests.benchmarks.job import Job
+from tests.benchmarks.runner import Child, Figures, certificate, rounds, run_pair
+from tests.benchmarks.table import Column
+
+MEMORY_COLUMNS = (
+    Column("kib_per_session", "KiB/session", "{:.1f}", headline=True),
+    Column("private_kib_per_session", "private", "{:.1f}"),
+    Column("before_mib", "VmRSS before, MiB", "{:.1f}"),
+    Column("after_mib", "after, MiB", "{:.1f}"),
+)
+RATE_COLUMNS = (
+    Column("sessions_per_s", "sessions/s", headline=True),
+    Column("p50_ms", "first byte p50 ms", "{:.1f}"),
+    Column("client_cpu_ms", "client CPU ms", "{:.2f}"),
+    Column("server_cpu_ms", "server CPU ms", "{:.2f}"),
+)
+_RATE = "new sessions"
+_WARM_UP = 4  # sessions before the first look at the memory: what is made once is made by then
+_SETTLING = 0.5  # seconds
+_MARGIN = 60.0  # seconds that a run may take beyond its own time
+_SLOWEST = 50.0  # sessions a second
+
+
+def memory(job: Job) -> Figures:
+    """The growth of a server's memory by `job.sessions` idle sessions."""
+    with Child(job) as server:
+        job = replace(job, port=server.answer()["port"], server_pid=server.pid)
+        with Child(replace(job, sessions=_WARM_UP)) as client:
+            client.answer()
+        sleep(_SETTLING)
+        before = server.measure()
+        with Child(job) as client:
+            client.answer()
+            sleep(_SETTLING)
+            after = server.measure()
+    growth = {name: (after[name] - before[name]) / job.sessions for name in before}
+    return {
+        "kib_per_session": growth["rss"],
+        "private_kib_per_session": growth["private"],
+        "before_mib": before["rss"] / 1024,
+        "after_mib": after["rss"] / 1024,
+    }
+
+
+def columns(case: str) -> Sequence[Column]:
+    return RATE_COLUMNS if case == _RATE else MEMORY_COLUMNS
+
+
+def main() -> None:
+    options = arguments.parser("Memory of idle sessions, and new sessions a second.", ["tls"], 3)
+    options.add_argument("--sessions", type=int, nargs="*", default=[2000, 10000], help="idle ones")
+    options.add_argument("--in-flight", type=int, default=16, help="handshakes at a time")
+    options.add_argument(
+        "--seconds", type=float, default=5.0, help="of new sessions in each round; 0 for none"
+    )
+    chosen = options.parse_args()
+    cases = {f"{number} idle sessions": number for number in chosen.sessions}
+
+    with certificate() as file:
+
+        def measure(contender: str, case: str) -> Figures:
+            job = Job(contender, "churn", file, concurrency=chosen.in_flight)
+            if case == _RATE:
+                deadline = chosen.seconds + _MARGIN
+                return run_pair(replace(job, seconds=chosen.seconds, deadline=deadline))
+            number = cases[case]
+            deadline = number / _SLOWEST + _MARGIN
+            return memory(replace(job, task="hold", sessions=number, deadline=deadline))
+
+        asked = [*cases, _RATE] if chosen.seconds else [*cases]
+        results = rounds(chosen.rounds, arguments.contenders(chosen), asked, measure)
+    arguments.show("sessions", chosen, results, columns)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Tables, aligned for the eye and ready to be pasted into a Markdown page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tests.benchmarks.runner import OURS, Results
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric and how its median is shown; `headline` adds its range and the ratio to ours."""
+
+    metric: str
+    title: str
+    form: str = "{:.0f}"
+    headline: bool = False
+
+
+NAMES = {
+    OURS: "JetStreamProto",
+    "tls": "Twisted TLS 1.3",
+    "tcp": "Twisted TCP, plain",
+    "amp": "Twisted AMP, plain",
+    "int32": "Int32StringReceiver, plain",
+}
+
+
+def render(rows: Sequence[Sequence[str]]) -> str:
+    """The rows as a Markdown table: the first is the head, the first column is left-aligned."""
+    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
+    rule = ["-" * widths[0]] + ["-" * (width - 1) + ":" for width in widths[1:]]
+    lines = []
+    for row in (rows[0], rule, *rows[1:]):
+        first, *rest = row
+        cells = [first.ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def compare(results: Results, case: str, columns: Sequence[Column]) -> str:
+    """One case: a row for each contender, medians over the rounds, and ours to each peer."""
+    head = [case]
+    for column in columns:
+        head += [column.title, "range", "ours/peer"] if column.headline else [column.title]
+    rows = [head]
+    for contender in results.contenders(case):
+        row = [NAMES[contender]]
+        for column in columns:
+            row.append(column.form.format(results.median(case, contender, column.metric)))
+            if column.headline:
+                values = results.values(case, contender, column.metric)
+                row.append("-".join(column.form.format(end) for end in (min(values), max(values))))
+                row.append(_ratio(results.ratio(case, contender, column.metric), contender))
+        rows.append(row)
+    return render(rows)
+
+
+def _ratio(ratio: float | None, contender: str) -> str:
+    return "" if ratio is None or contender == OURS else f"{ratio:.2f}"
