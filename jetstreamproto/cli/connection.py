@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+import click
 from twisted.internet import error as network
 from twisted.internet.base import ReactorBase
 from twisted.internet.defer import Deferred
@@ -24,9 +25,10 @@ from jetstreamproto.cli.trust import (
     own_identity,
     server_trust,
 )
-from jetstreamproto.errors import HandshakeTimeout, TrustError, UnknownHost
+from jetstreamproto.errors import ConfigurationError, HandshakeTimeout, TrustError, UnknownHost
 from jetstreamproto.factory import JetStreamClientFactory
 from jetstreamproto.protocol import JetStreamProtocol
+from jetstreamproto.security.identity import Identity
 from jetstreamproto.security.trust import KnownHosts, Trust
 from jetstreamproto.session.session import Session
 from jetstreamproto.session.settings import DEFAULT_SETTINGS, SessionSettings
@@ -49,17 +51,27 @@ def run_session(
     """
     own = own_identity(options)
     trust = server_trust(options, own)
+    factory = _factory(options, own, trust, settings)
+    return run(lambda reactor: _use(reactor, options, factory, trust, work))
+
+
+def _factory(
+    options: ConnectionOptions, own: Identity | None, trust: Trust, settings: SessionSettings
+) -> JetStreamClientFactory:
+    identity, login = client_identity(options, own), credentials(options)
     settings = dataclasses.replace(
         settings, handshake_timeout=2 * options.timeout, drain_timeout=_DRAIN_TIMEOUT
     )
-    factory = JetStreamClientFactory(
-        trust,
-        host=options.target.host,
-        identity=client_identity(options, own),
-        credentials=credentials(options),
-        settings=settings,
-    )
-    return run(lambda reactor: _use(reactor, options, factory, trust, work))
+    try:
+        return JetStreamClientFactory(
+            trust,
+            host=options.target.host,
+            identity=identity,
+            credentials=login,
+            settings=settings,
+        )
+    except ConfigurationError as error:  # a file of --ca, --cert or --key that OpenSSL refuses
+        raise click.UsageError(str(error)) from error
 
 
 async def _use(
@@ -130,9 +142,7 @@ def _reason(error: network.ConnectError) -> str:
     return str(error.osError) if error.osError is not None else str(error)
 
 
-async def in_time(
-    reactor: ReactorBase, waiting: Deferred[T], seconds: float, late: Exception
-) -> T:
+async def in_time(reactor: ReactorBase, waiting: Deferred[T], seconds: float, late: Exception) -> T:
     """The result of `waiting`; it is cancelled and `late` raised after `seconds`."""
 
     def timed_out(_result: object, _seconds: float) -> T:

@@ -7,10 +7,8 @@ from enum import IntEnum
 
 import click
 
-from jetstreamproto.cli.output import clean
 from jetstreamproto.errors import (
     ChannelReset,
-    ConfigurationError,
     HandshakeError,
     HandshakeTimeout,
     JetStreamError,
@@ -57,6 +55,10 @@ class Interrupted(Exception):
         self.signal_number = signal_number
 
 
+class NobodyReads(Exception):
+    """Standard output is a pipe whose reader is gone."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """What is shown of an error; `expected` is False for a bug, whose traceback helps."""
@@ -73,6 +75,14 @@ _ABOUT_US = (
     "requires a client certificate",
     "unknown user or wrong password",
 )
+
+
+def clean(text: str) -> str:
+    """One line of `text` that may come from a peer, without what a terminal would act on.
+
+    Control characters, escapes and bidirectional controls are taken out.
+    """
+    return "".join(c for c in " ".join(text.split()) if c.isprintable())
 
 
 def describe(error: BaseException) -> Failure:

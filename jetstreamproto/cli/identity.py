@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC
 from pathlib import Path
 
 import click
@@ -18,13 +19,13 @@ def identity(state_dir: Path | None, as_json: bool) -> None:
 
     The first time, it makes the key and certificate in the state folder.
     """
-    from datetime import datetime, timezone
+    from datetime import datetime
 
     from jetstreamproto.security.identity import IDENTITY_FILE, Identity
     from jetstreamproto.state import default_state_dir
 
     folder = state_dir or default_state_dir()
-    fingerprint = Identity.load_or_create(folder, datetime.now(timezone.utc)).fingerprint
+    fingerprint = Identity.load_or_create(folder, datetime.now(UTC)).fingerprint
     if as_json:
         show_object({"fingerprint": fingerprint, "file": str(folder / IDENTITY_FILE)})
     else:

@@ -12,7 +12,7 @@ import click
 from jetstreamproto._version import __version__
 from jetstreamproto.cli.bench import bench
 from jetstreamproto.cli.echo import echo
-from jetstreamproto.cli.failure import ExitStatus, Interrupted, describe
+from jetstreamproto.cli.failure import ExitStatus, Interrupted, NobodyReads, StreamFailed, describe
 from jetstreamproto.cli.identity import identity
 from jetstreamproto.cli.output import note, show_object
 from jetstreamproto.cli.ping import ping
@@ -47,6 +47,8 @@ def main() -> int:
         return _stopped(signal.SIGINT, "--json" in arguments)
     except Interrupted as stop:
         return _stopped(stop.signal_number, "--json" in arguments)
+    except NobodyReads:
+        return _end_by(signal.SIGPIPE)
     except Exception as error:
         return _failed(error, "--json" in arguments)
     return status if isinstance(status, int) else ExitStatus.DONE
@@ -54,13 +56,11 @@ def main() -> int:
 
 def _stopped(number: int, as_json: bool) -> int:
     if as_json:
-        show_object({"error": {"kind": "Interrupted", "message": "interrupted"}})
+        _show_error("Interrupted", "interrupted")
     return _end_by(number)
 
 
 def _failed(error: Exception, as_json: bool) -> int:
-    if isinstance(error, BrokenPipeError):
-        return _end_by(signal.SIGPIPE)
     failure = describe(error)
     if isinstance(error, click.ClickException):
         error.show()
@@ -68,15 +68,23 @@ def _failed(error: Exception, as_json: bool) -> int:
         if not failure.expected:
             traceback.print_exception(error)
         note(f"{PROGRAM}: {failure.message}")
-    try:
-        if as_json:
-            show_object({"error": {"kind": failure.kind, "message": failure.message}})
-        elif sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError:
-        # Otherwise Python would try once more to write this at its end, and say so.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, StreamFailed):
+        _discard_output()
+    elif as_json:
+        _show_error(failure.kind, failure.message)
     return failure.status
+
+
+def _show_error(kind: str, message: str) -> None:
+    try:
+        show_object({"error": {"kind": kind, "message": message}})
+    except (NobodyReads, StreamFailed):
+        _discard_output()
+
+
+def _discard_output() -> None:
+    """Or else Python tries once more to write what is left, and complains, when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _end_by(number: int) -> int:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 
-
-def clean(text: str) -> str:
-    """One line of `text` that may come from a peer, without what a terminal would act on.
-
-    Control characters, escapes and bidirectional controls are taken out.
-    """
-    return "".join(c for c in " ".join(text.split()) if c.isprintable())
+from jetstreamproto.cli.failure import NobodyReads, StreamFailed
 
 
 def show(line: str) -> None:
-    """Print one line of data, at once."""
-    print(line, flush=True)
+    """Print one line of data, at once. Raises `NobodyReads` or `StreamFailed`."""
+    try:
+        print(line, flush=True)
+    except OSError as error:
+        raise stdout_failure(error) from error
 
 
 def show_object(value: Mapping[str, object]) -> None:
@@ -29,3 +26,10 @@ def show_object(value: Mapping[str, object]) -> None:
 def note(line: str) -> None:
     """Tell the person at the terminal something that is not data."""
     print(line, file=sys.stderr, flush=True)
+
+
+def stdout_failure(error: OSError) -> Exception:
+    """What an error of writing to stdout means."""
+    if isinstance(error, BrokenPipeError):
+        return NobodyReads()
+    return StreamFailed(f"standard output: {error.strerror}")

@@ -20,6 +20,7 @@ from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
 from jetstreamproto.cli.failure import StreamFailed
+from jetstreamproto.cli.output import stdout_failure
 from jetstreamproto.errors import JetStreamError, SessionCut
 from jetstreamproto.session.codes import MAX_FRAGMENT
 from jetstreamproto.session.protocol import ChannelProtocol
@@ -238,10 +239,7 @@ class EchoPipe(ChannelProtocol):
         self.channel.resumeProducing()
 
     def _output_failed(self, error: OSError) -> None:
-        if isinstance(error, BrokenPipeError):
-            self._fail(error)
-        else:
-            self._fail(StreamFailed(f"standard output: {error.strerror}"))
+        self._fail(stdout_failure(error))
 
     def _done(self, _written: None) -> None:
         if not self.finished.called:

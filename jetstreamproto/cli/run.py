@@ -6,7 +6,7 @@ import functools
 import signal
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from twisted.internet.base import ReactorBase
 from twisted.internet.defer import Deferred
@@ -31,17 +31,17 @@ def run(work: Callable[[ReactorBase], Coroutine[Deferred[Any], Any, T]]) -> T:
     return _Run(reactor, work).result()
 
 
-class _Run:
+class _Run(Generic[T]):
     def __init__(
         self, reactor: ReactorBase, work: Callable[[ReactorBase], Coroutine[Deferred[Any], Any, T]]
     ) -> None:
         self._reactor = reactor
         self._work = work
         self._task: Deferred[Any] = Deferred()
-        self._outcome: list[Any] = []
+        self._outcome: list[T | Failure] = []
         self._interrupted: int | None = None
 
-    def result(self) -> Any:
+    def result(self) -> T:
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._signalled)
@@ -66,7 +66,7 @@ class _Run:
         self._interrupted = number
         self._reactor.callFromThread(self._reactor.crash if again else self._task.cancel)
 
-    def _done(self, outcome: object) -> None:
+    def _done(self, outcome: T | Failure) -> None:
         self._outcome.append(outcome)
         # Unlike `stop`, this does not wait for the threads of the pool.
         self._reactor.crash()

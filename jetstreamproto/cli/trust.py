@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -36,7 +36,7 @@ def own_identity(options: ConnectionOptions) -> Identity | None:
     folder = state_dir(options)
     if not (folder / IDENTITY_FILE).exists():
         return None
-    return Identity.load_or_create(folder, datetime.now(timezone.utc))
+    return Identity.load_or_create(folder, datetime.now(UTC))
 
 
 def client_identity(options: ConnectionOptions, own: Identity | None) -> Identity | None:

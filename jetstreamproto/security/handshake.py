@@ -87,6 +87,7 @@ class Handshake:
         self._tls = tls
         self._now = now
         self._refusal: TrustError | None = None
+        self._judged = False
         self._connection = tls.connection()
         self._connection.set_app_data(self)
         if tls.role is Role.SERVER:
@@ -146,8 +147,9 @@ class Handshake:
                 raise CertificateRejected(
                     f"the peer's certificate is refused: {_chain_fault(chain_error)}"
                 )
-            if depth == 0:
+            if depth == 0 and not self._judged:  # OpenSSL asks once more for each fault it sees
                 trust.check(certificate, self._now)
+                self._judged = True
         except TrustError as refusal:
             self._refusal = refusal
             return False

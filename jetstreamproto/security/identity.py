@@ -6,11 +6,13 @@ import base64
 import hashlib
 import os
 import stat
+import tempfile
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -30,6 +32,16 @@ PrivateKey = (
 _LIFETIME = timedelta(days=3650)
 _BACKDATE = timedelta(days=1)  # so that a peer whose clock is behind accepts it
 _FINGERPRINT_PREFIX = "sha256:"
+_TLS_CURVES = frozenset(  # those with a TLS 1.3 signature scheme (RFC 8446, RFC 8734)
+    {
+        "secp256r1",
+        "secp384r1",
+        "secp521r1",
+        "brainpoolP256r1",
+        "brainpoolP384r1",
+        "brainpoolP512r1",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -55,16 +67,16 @@ class Identity:
     def load_or_create(cls, state_dir: Path, now: datetime) -> Identity:
         """The identity in `state_dir`, made there (mode 0600, folder 0700) if there is none yet.
 
-        An expired self-signed certificate is renewed over the same key, so the fingerprint that
-        others know stays. Raises `ConfigurationError` for a file that cannot be read or used.
+        A self-signed certificate that is not valid now is renewed over the same key, so the
+        fingerprint that others know stays. Raises `ConfigurationError` for a file that cannot be read or used.
         """
         path = state_dir / IDENTITY_FILE
-        if not path.exists():
+        if not _exists(path):
             identity = cls.create(now)
             if _write_new(path, identity.to_pem()):
                 return identity
         identity = cls.from_files(path)
-        if identity.certificate.not_valid_after_utc <= now and _is_self_signed(identity):
+        if _is_self_signed(identity) and not _is_valid(identity.certificate, now):
             identity = cls(identity.key, _self_signed(identity.key, "jetstream", now))
             _replace(path, identity.to_pem())
         return identity
@@ -79,10 +91,13 @@ class Identity:
         key_path = key or certificate
         try:
             certificates = x509.load_pem_x509_certificates(_read(certificate))
+            public = certificates[0].public_key()
         except ValueError as error:
             raise ConfigurationError(f"{certificate}: no PEM certificate in it") from error
+        except UnsupportedAlgorithm as error:
+            raise ConfigurationError(f"{certificate}: for a key of an unknown kind") from error
         private = _load_key(key_path)
-        if private.public_key() != certificates[0].public_key():
+        if private.public_key() != public:
             raise ConfigurationError(f"{key_path}: not the key of the certificate {certificate}")
         return cls(private, certificates[0], tuple(certificates[1:]))
 
@@ -156,6 +171,10 @@ def _is_self_signed(identity: Identity) -> bool:
     return identity.certificate.issuer == identity.certificate.subject
 
 
+def _is_valid(certificate: x509.Certificate, now: datetime) -> bool:
+    return certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc
+
+
 def _load_key(path: Path) -> PrivateKey:
     try:
         key = serialization.load_pem_private_key(_read(path), None)
@@ -163,9 +182,21 @@ def _load_key(path: Path) -> PrivateKey:
         raise ConfigurationError(f"{path}: the key is encrypted; give it decrypted") from error
     except ValueError as error:
         raise ConfigurationError(f"{path}: no PEM private key in it") from error
-    if not isinstance(key, PrivateKey):
+    except UnsupportedAlgorithm as error:
+        raise ConfigurationError(f"{path}: a key of an unknown kind") from error
+    on_wrong_curve = (
+        isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name not in _TLS_CURVES
+    )
+    if not isinstance(key, PrivateKey) or on_wrong_curve:
         raise ConfigurationError(f"{path}: a key of a kind TLS 1.3 cannot use")
     return key
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from error
 
 
 def _read(path: Path) -> bytes:
@@ -177,9 +208,11 @@ def _read(path: Path) -> bytes:
 
 def _write_new(path: Path, data: bytes) -> bool:
     """Write `path` whole or not at all; False if another process made it first."""
-    _make_private_dir(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    _write_private(temporary, data)
+    try:
+        path.parent.mkdir(mode=stat.S_IRWXU, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"{path.parent}: {error.strerror}") from error
+    temporary = _write_temporary(path, data)
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -187,30 +220,31 @@ def _write_new(path: Path, data: bytes) -> bool:
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
     finally:
-        temporary.unlink()
+        os.unlink(temporary)
     return True
 
 
 def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    _write_private(temporary, data)
-    temporary.replace(path)
-
-
-def _make_private_dir(folder: Path) -> None:
+    temporary = _write_temporary(path, data)
     try:
-        folder.mkdir(mode=stat.S_IRWXU, parents=True, exist_ok=True)
+        os.replace(temporary, path)
     except OSError as error:
-        raise ConfigurationError(f"{folder}: {error.strerror}") from error
+        os.unlink(temporary)
+        raise ConfigurationError(f"{path}: {error.strerror}") from error
 
 
-def _write_private(path: Path, data: bytes) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+def _write_temporary(path: Path, data: bytes) -> str:
+    """A new file beside `path`, of mode 0600, with `data` safely in it."""
     try:
-        descriptor = os.open(path, flags, stat.S_IRUSR | stat.S_IWUSR)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from error
+    try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
+        os.unlink(name)
         raise ConfigurationError(f"{path}: {error.strerror}") from error
+    return name

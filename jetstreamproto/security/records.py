@@ -1,9 +1,10 @@
-"""Records: what the TCP transport writes, a 4-byte header and a body that is sealed once keys exist.
+"""Records: what the TCP transport writes. Their bodies are sealed as soon as there are keys.
 
     type (1 byte) | length of the body (3 bytes, big endian) | body
 
 The header is the AEAD's associated data, and the nonce is the direction's IV XOR the record's
-number (RFC 8446 section 5.3), so a record that is changed, dropped, repeated or moved does not open.
+number (RFC 8446 section 5.3), so a record that was changed, dropped, repeated or moved does not
+open.
 """
 
 from __future__ import annotations

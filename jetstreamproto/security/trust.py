@@ -153,14 +153,11 @@ class KnownHosts:
 
 
 def _check_dates(certificate: x509.Certificate, now: datetime) -> None:
-    if now > certificate.not_valid_after_utc:
-        raise CertificateRejected(
-            f"the peer's certificate expired on {certificate.not_valid_after_utc:%Y-%m-%d}"
-        )
-    if now < certificate.not_valid_before_utc:
-        raise CertificateRejected(
-            f"the peer's certificate is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}"
-        )
+    first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if now > last:
+        raise CertificateRejected(f"the peer's certificate expired on {last:%Y-%m-%d}")
+    if now < first:
+        raise CertificateRejected(f"the peer's certificate is not valid before {first:%Y-%m-%d}")
 
 
 def _lines(path: Path) -> list[list[str]]:

@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Sequence
 
 from jetstreamproto._version import __version__
+from jetstreamproto.errors import ConfigurationError
 from jetstreamproto.server.config import ServerConfig
 from jetstreamproto.server.listeners import show_address
 from jetstreamproto.state import default_state_dir
@@ -25,9 +26,22 @@ def announcement(config: ServerConfig, fingerprint: str, port: int) -> Sequence[
 
 
 def _next_command(config: ServerConfig, fingerprint: str, port: int) -> str:
-    target = show_address(_reachable(config.interface[0]), port)
-    known = config.cert is None and config.state_dir == default_state_dir()
-    return target if known else f"{target} --pin {fingerprint}"
+    words = [show_address(_reachable(config.interface[0]), port)]
+    if not _is_known_here(config):
+        words.append(f"--pin {fingerprint}")
+    if config.client_ca is not None:
+        words.append("--cert FILE")
+    if config.auth and not config.allow_anonymous:
+        words.append("--user NAME")
+    return " ".join(words)
+
+
+def _is_known_here(config: ServerConfig) -> bool:
+    """Whether clients on this host find the server's identity in their own state folder."""
+    try:
+        return config.cert is None and config.state_dir == default_state_dir()
+    except ConfigurationError:
+        return False
 
 
 def _reachable(interface: str) -> str:

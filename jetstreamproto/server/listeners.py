@@ -60,18 +60,12 @@ def _open(interface: str, port: int, dual: bool) -> socket.socket:
         where = show_address(interface, port)
         if error.errno == errno.EADDRINUSE:
             raise PortTaken(f"{where} is taken: another program listens there") from error
-        if error.errno == errno.EADDRNOTAVAIL:
+        # a getaddrinfo error has a negative number
+        if error.errno == errno.EADDRNOTAVAIL or (error.errno or 0) < 0:
             raise ConfigurationError(f"{where}: this host has no such address") from error
-        raise ConfigurationError(f"{where}: {_reason(error)}") from error
+        raise ConfigurationError(f"{where}: {os.strerror(error.errno or 0)}") from error
     listener.setblocking(False)
     return listener
-
-
-def _reason(error: OSError) -> str | None:
-    """Without what `create_server` adds to it."""
-    if error.errno is None or isinstance(error, socket.gaierror):
-        return error.strerror
-    return os.strerror(error.errno)
 
 
 def show_address(host: str, port: int) -> str:

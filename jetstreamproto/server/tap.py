@@ -130,7 +130,7 @@ class Options(usage.Options, AuthOptionMixin):
     def add_checker(self, description: str, folder: Path) -> None:
         """Make the checker that `description` asks for; its file is relative to `folder`."""
         method, _, argument = description.partition(":")
-        if method == "file":
+        if method == "file" and argument:
             description = f"{method}:{_readable(folder / argument)}"
         try:
             super().opt_auth(description)
@@ -147,7 +147,7 @@ class Options(usage.Options, AuthOptionMixin):
     def _warn_of_passwords(self) -> None:
         if any(description.startswith("memory:") for description in self._auth):
             self.warnings.append(
-                "everyone on this host can read the passwords of --auth memory: in the list of"
+                "warning: everyone on this host can read the passwords of --auth memory: in the list of"
                 " processes; --auth file:PATH is for real use"
             )
 
@@ -162,7 +162,7 @@ def makeService(options: Options) -> IService:
 def make_service(options: Options) -> JetStreamService:
     """The service for these options, listening already. Raises `ConfigurationError`."""
     config = options.config
-    _check_rules(config)
+    _check_rules(options)
     factory = JetStreamServerFactory(
         _identity(config),
         SERVICES,
@@ -190,13 +190,15 @@ def _authentication(options: Options) -> PasswordAuthentication | None:
     return PasswordAuthentication(options.checkers, allow_anonymous=options.config.allow_anonymous)
 
 
-def _check_rules(config: ServerConfig) -> None:
+def _check_rules(options: Options) -> None:
     """A misspelt service would be a rule that silently allows nothing."""
-    for rule in config.allow:
+    for rule in options.config.allow:
         for service in sorted(rule.services - {ANYONE}):
             if service not in SERVICES:
                 names = ", ".join(sorted(SERVICES))
-                raise ConfigurationError(f"allow: no service {service!r}; there is {names}")
+                raise ConfigurationError(
+                    f"{options[_CONFIG]}: allow: no service {service!r}; there is {names}"
+                )
 
 
 def _readable(path: Path) -> Path:

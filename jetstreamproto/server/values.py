@@ -88,7 +88,7 @@ class Seconds:
 
     def _within(self, seconds: float) -> float:
         if not math.isfinite(seconds) or not 0 < seconds <= self.high:
-            raise ValueError(f"{seconds:g} is not above 0 and up to {self.high:g} seconds")
+            raise ValueError(f"{seconds:g} is not above 0 and at most {self.high:.0f} seconds")
         return seconds
 
 

@@ -295,9 +295,8 @@ class Channel:
                 payload = block
                 flags |= _LZ4
         length = len(payload)
-        link.send_packet(
-            encode_head(self._send_seq, self.id, _DATA, flags, 0, length), payload, self.id
-        )
+        head = encode_head(self._send_seq, self.id, _DATA, flags, 0, length)
+        link.send_packet(head, payload, self.id)
         self._send_seq += 1
         cost = length + PACKET_COST
         credit.available -= cost

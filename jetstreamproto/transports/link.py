@@ -53,7 +53,7 @@ class Link(Protocol):
         """Send everything taken and the authenticated end, then wait for the peer's."""
 
     def fail(self, failure: JetStreamError | None) -> None:
-        """Close because of `failure`, which `link_lost` will report, without waiting for the peer."""
+        """Close because of `failure`, which `link_lost` reports, without waiting for the peer."""
 
     def abort(self) -> None:
         """Drop the connection now; what was not sent is lost."""
@@ -66,7 +66,10 @@ class LinkUser(Protocol):
         """The handshake is complete: packets can be sent under its keys."""
 
     def packets_received(self, packets: Sequence[PacketParts]) -> None:
-        """Packets arrived, in order for each channel. Their payloads are views, not copies."""
+        """Packets arrived, in order for each channel.
+
+        Their payloads are views that are good until this returns: copy what is to be kept.
+        """
 
     def link_writable(self) -> None:
         """The link has room again."""

@@ -55,8 +55,8 @@ def _new_scratch() -> memoryview:
     return memoryview(bytearray(MAX_BODY + OVERHEAD))
 
 
-# Records are sealed into and opened into these, one at a time, by all links of the process: a warm
-# buffer is faster than a fresh one, and one for each link would be most of an idle session's memory.
+# Records are sealed into and opened into these, one at a time, by all links of the process: a
+# warm buffer is faster than a fresh one, and one a link would be most of an idle session's memory.
 _sealed = _new_scratch()
 _opened = [_new_scratch()]
 _NO_PLAINTEXT = memoryview(bytearray())

@@ -21,6 +21,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
+from tests.benchmarks import crowd
 from tests.benchmarks.job import Job
 
 MEASURE = "measure"
@@ -62,18 +63,15 @@ def memory() -> dict[str, int]:
     }
 
 
-def serve(reactor: Any, job: Job, parent: Parent) -> None:
-    contender = import_module(f"tests.benchmarks.contenders.{job.contender}")
+def serve(reactor: Any, job: Job, parent: Parent, contender: Any) -> None:
     port = reactor.listenTCP(0, contender.server(job), backlog=_BACKLOG, interface="127.0.0.1")
     parent.tell(port=port.getHost().port)
 
 
-def call(reactor: Any, job: Job, parent: Parent) -> None:
-    contender = import_module(f"tests.benchmarks.contenders.{job.contender}")
+def call(reactor: Any, job: Job, parent: Parent, contender: Any) -> None:
     if hasattr(contender, job.task):
         task = getattr(contender, job.task)(reactor, job)
     else:
-        crowd = import_module("tests.benchmarks.crowd")
         task = getattr(crowd, job.task)(reactor, job, contender.Sessions(reactor, job))
     measured = ensureDeferred(task)
     measured.addCallback(lambda figures: parent.tell(**figures))
@@ -95,7 +93,8 @@ def main() -> None:
 
     parent = Parent(reactor)
     stdio.StandardIO(parent)
-    reactor.callWhenRunning(call if job.port else serve, reactor, job, parent)
+    contender = import_module(f"tests.benchmarks.contenders.{job.contender}")
+    reactor.callWhenRunning(call if job.port else serve, reactor, job, parent, contender)
     if job.profile:
         profiler = import_module("tests.benchmarks.profiler")
         profiler.run(reactor, job)

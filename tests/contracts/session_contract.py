@@ -409,7 +409,10 @@ class SessionContract(_Case):
     def test_close_finishes_the_channels_and_ends_both_sides_cleanly(self) -> None:
         for closer in ("client", "server"):
             with self.subTest(closer=closer):
-                pair, mine, theirs = self.join()
+                service = Registry()
+                pair = self.connect({"service": service})
+                mine = pair.run(pair.client.open("service", Recorder()))
+                theirs = service.made[0]
                 mine.channel.send(noise(self.large // 2))
                 gone = getattr(pair, closer).close()
                 other = pair.client if closer == "server" else pair.server

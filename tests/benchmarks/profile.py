@@ -1,0 +1,144 @@
+"""Where the time goes: client and server of a benchmark under a profiler, and single steps timed.
+
+The shares are of processor time.
+"""
+
+from __future__ import annotations
+
+import json
+import linecache
+import pstats
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks import arguments, steps
+from tests.benchmarks.job import Job
+from tests.benchmarks.runner import OURS, Child, certificate, machine, note
+from tests.benchmarks.table import render
+
+_TASKS = {
+    "bulk": Job(OURS, "bulk", ""),
+    "rpc": Job(OURS, "rpc", "", concurrency=64),
+    "rpc-1": Job(OURS, "rpc", "", concurrency=1),
+    "sessions": Job(OURS, "churn", "", concurrency=16),
+}
+_MARGIN = 60.0  # seconds that a run may take beyond its own time
+
+Cost = dict[str, Any]
+
+
+def profiled(job: Job, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Run both ends under the profiler; who it was, and the file with what was found."""
+    files = {side: folder / f"{job.contender}-{job.task}-{side}" for side in ("client", "server")}
+    with Child(replace(job, profile=str(files["server"]))) as server:
+        port = server.answer()["port"]
+        asked = replace(job, port=port, server_pid=server.pid, profile=str(files["client"]))
+        with Child(asked) as client:
+            client.answer()
+    yield from files.items()
+
+
+def called(path: Path, top: int) -> list[Cost]:
+    """The functions that took most time of their own, from cProfile's statistics."""
+    stats: Any = pstats.Stats(str(path))
+    costs = [
+        {
+            "where": _function(file, name),
+            "calls": calls,
+            "us_per_call": 1e6 * own / calls,
+            "seconds": own,
+        }
+        for (file, _, name), (_, calls, own, _, _) in stats.stats.items()
+    ]
+    return _shares(costs, top)
+
+
+def sampled(path: Path, top: int) -> list[Cost]:
+    """The lines that were met most often, from the sampler's file."""
+    costs = [
+        {
+            "where": _function(file, name),
+            "line": f"{linecache.getline(file, number).strip():.60}",
+            "seconds": count,
+        }
+        for file, number, name, count in json.loads(path.read_text())
+    ]
+    return _shares(costs, top)
+
+
+def _shares(costs: list[Cost], top: int) -> list[Cost]:
+    busy = sum(cost["seconds"] for cost in costs)
+    costs.sort(key=lambda cost: -cost["seconds"])
+    for cost in costs:
+        cost["share"] = cost.pop("seconds") / busy
+    return costs[:top]
+
+
+def _function(file: str, name: str) -> str:
+    """`session/channel.py emit`; the name alone for what is not Python."""
+    if not file.endswith(".py"):
+        return name.strip("<>")
+    parts = Path(file).parts
+    known = [at for at, part in enumerate(parts) if part in ("jetstreamproto", "twisted", "tests")]
+    if not known:
+        return f"{parts[-1]} {name}"
+    start = known[-1] + (parts[known[-1]] == "jetstreamproto")
+    return f"{'/'.join(parts[start:])} {name}"
+
+
+def show_costs(title: str, costs: list[Cost]) -> None:
+    if not costs:
+        return
+    lines = "line" in costs[0]
+    rows = [[title, *(["line"] if lines else ["calls", "us/call"]), "share"]]
+    for cost in costs:
+        shown = [f"`{cost['line']}`"] if lines else _counted(cost)
+        rows.append([f"`{cost['where']}`", *shown, f"{cost['share']:.1%}"])
+    print("\n" + render(rows))
+
+
+def _counted(cost: Cost) -> list[str]:
+    return [f"{cost['calls']}", f"{cost['us_per_call']:.2f}"]
+
+
+def show_steps(timings: dict[str, float]) -> None:
+    print("\n" + render([["step", "us"], *([name, f"{us:.2f}"] for name, us in timings.items())]))
+
+
+def main() -> None:
+    options = arguments.parser("Where the time goes.", ["tls", "tcp", "amp", "int32"], rounds=1)
+    options.add_argument("--tasks", nargs="*", choices=_TASKS, default=["bulk", "rpc"])
+    options.add_argument("--seconds", type=float, default=3.0, help="of each task")
+    options.add_argument("--top", type=int, default=12, help="lines of each table")
+    options.add_argument("--sampled", action="store_true", help="sample lines, without cProfile")
+    options.add_argument("--no-steps", action="store_true", help="do not time single steps")
+    chosen = options.parse_args()
+    found: dict[str, list[Cost]] = {}
+    read = sampled if chosen.sampled else called
+    with certificate() as file, tempfile.TemporaryDirectory() as folder:
+        for task in chosen.tasks:
+            note(f"profiling {task}")
+            job = replace(
+                _TASKS[task],
+                certificate=file,
+                seconds=chosen.seconds,
+                deadline=chosen.seconds + _MARGIN,
+                sampled=chosen.sampled,
+            )
+            for side, path in profiled(job, Path(folder)):
+                found[f"{task}, {side}"] = read(path, chosen.top)
+    timings = {} if chosen.no_steps else steps.timings()
+    if chosen.json:
+        print(json.dumps({"machine": machine(), "profiles": found, "steps_us": timings}))
+        return
+    for title, costs in found.items():
+        show_costs(title, costs)
+    if timings:
+        show_steps(timings)
+
+
+if __name__ == "__main__":
+    main()
