@@ -11,6 +11,7 @@ from twisted.python.failure import Failure
 from jetstreamproto.security.handshake import Handshake
 from jetstreamproto.security.records import DEFAULT_LIMITS, RecordLimits, RecordType, plain_record
 from jetstreamproto.session.session import Session
+from jetstreamproto.sockets.profiles import tune_stream
 from jetstreamproto.transports.tcp import TcpLink
 
 
@@ -40,8 +41,7 @@ class JetStreamProtocol(Protocol):
 
     def connectionMade(self) -> None:
         assert self.transport is not None and self._handshake is not None
-        if hasattr(self.transport, "setTcpNoDelay"):
-            self.transport.setTcpNoDelay(True)
+        tune_stream(self.transport)
         handshake, self._handshake = self._handshake, None
         self._link = TcpLink(self.transport, self.session, handshake, self._limits)
         self.session.start(self._link)

@@ -15,6 +15,7 @@ from twisted.internet.threads import deferToThread
 
 from jetstreamproto.cli.failure import CannotConnect, ConnectTimeout, NameNotFound
 from jetstreamproto.cli.options import ConnectionOptions
+from jetstreamproto.cli.output import note
 from jetstreamproto.cli.run import run
 from jetstreamproto.cli.target import Target
 from jetstreamproto.cli.trust import (
@@ -84,11 +85,7 @@ async def _use(
     try:
         session = await connect(reactor, options.target, factory, options.timeout)
     except UnknownHost as unknown:
-        if not isinstance(trust, KnownHosts) or not on_terminal():
-            raise
-        if not await deferToThread(accepts, unknown):
-            raise TrustError(f"{unknown.host} was not accepted") from unknown
-        trust.remember(unknown.fingerprint)
+        await _first_contact(options, trust, unknown)
         session = await connect(reactor, options.target, factory, options.timeout)
     try:
         result = await work(reactor, session)
@@ -97,6 +94,19 @@ async def _use(
         raise
     await session.close()
     return result
+
+
+async def _first_contact(options: ConnectionOptions, trust: Trust, unknown: UnknownHost) -> None:
+    """Returns once the server is among the known hosts; raises a `TrustError` if it shall not."""
+    if not isinstance(trust, KnownHosts):
+        raise unknown
+    if not options.trust_new:
+        if not on_terminal():
+            raise unknown
+        if not await deferToThread(accepts, unknown):
+            raise TrustError(f"{unknown.host} was not accepted")
+    trust.remember(unknown.fingerprint)
+    note(f"{unknown.host} is known by {unknown.fingerprint} from now on")
 
 
 async def connect(

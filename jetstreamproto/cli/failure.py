@@ -14,6 +14,7 @@ from jetstreamproto.errors import (
     JetStreamError,
     NotAllowed,
     PeerSilent,
+    ServiceNotFound,
     TrustError,
     UnknownHost,
 )
@@ -117,6 +118,10 @@ def _message(error: JetStreamError) -> str:
             f"{error}; compare it with what `jetstream identity` says there, "
             f"then give --pin {error.fingerprint} or --trust-new"
         )
+    if isinstance(error, ServiceNotFound | NotAllowed):
+        return f"the server refused: {error.reason or error}"
+    if isinstance(error, ChannelReset):
+        return f"the channel was cut off: {error.reason or error}"
     return str(error) or type(error).__name__
 
 

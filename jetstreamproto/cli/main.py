@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import traceback
 
 import click
 
@@ -66,6 +65,8 @@ def _failed(error: Exception, as_json: bool) -> int:
         error.show()
     else:
         if not failure.expected:
+            import traceback
+
             traceback.print_exception(error)
         note(f"{PROGRAM}: {failure.message}")
     if isinstance(error, StreamFailed):

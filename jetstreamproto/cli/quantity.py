@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 
 import click
 
@@ -16,6 +15,8 @@ def parse_amount(text: str) -> int:
 
     Raises `ValueError` with a message for the person who wrote it.
     """
+    from fractions import Fraction
+
     match = _AMOUNT.fullmatch(text.strip())
     if match is None or (match[3] and not match[2]):
         raise ValueError(f"{text!r} is not an amount of bytes, as in 65536, 64KiB or 256MB")

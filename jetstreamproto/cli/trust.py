@@ -55,12 +55,13 @@ def server_trust(options: ConnectionOptions, own: Identity | None) -> Trust:
         return CertificateAuthority(options.ca, options.target.host.partition("%")[0])
     if options.pin is not None:
         return PinnedKeys([options.pin])
-    return KnownHosts(
+    known_hosts = KnownHosts(
         state_dir(options) / KNOWN_HOSTS_FILE,
         str(options.target),
         own=own.fingerprint if own is not None else None,
-        trust_new=options.trust_new,
     )
+    known_hosts.known()  # a file that cannot be used is better found before there is a connection
+    return known_hosts
 
 
 def credentials(options: ConnectionOptions) -> tuple[str, str] | None:

@@ -6,11 +6,11 @@ the AEAD of the records, and its exporter keys them (see `keys`). Tickets and re
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 from datetime import datetime
 from enum import Enum
 from typing import Any
+from weakref import ref
 
 from cryptography import x509
 from OpenSSL import SSL, crypto
@@ -19,6 +19,7 @@ from jetstreamproto.errors import (
     CertificateRejected,
     ConfigurationError,
     HandshakeError,
+    JetStreamError,
     TrustError,
 )
 from jetstreamproto.security.identity import Identity, fingerprint
@@ -30,6 +31,7 @@ from jetstreamproto.security.keys import (
     exporter_context,
     split_export,
 )
+from jetstreamproto.security.names import canonical_name, is_ip_address
 from jetstreamproto.security.trust import Trust
 
 ALPN = b"jetstream/1"
@@ -65,6 +67,8 @@ class TlsContext:
             raise ConfigurationError("a server needs an identity")
         if role is Role.CLIENT and trust is None:
             raise ConfigurationError("a client needs to know which servers to trust")
+        if not ciphers:
+            raise ConfigurationError("a handshake needs a cipher")
         self.role = role
         self.identity = identity
         self.trust = trust
@@ -78,7 +82,8 @@ class TlsContext:
 class Handshake:
     """One handshake. Give `host` (client only) for the server-name indication.
 
-    `now` is the aware datetime that certificates are judged at.
+    `now` is the aware datetime that certificates are judged at. Raises `ConfigurationError` for
+    a `host` that is no name.
     """
 
     def __init__(self, tls: TlsContext, *, now: datetime, host: str | None = None) -> None:
@@ -86,16 +91,16 @@ class Handshake:
         self.peer_certificate: x509.Certificate | None = None
         self._tls = tls
         self._now = now
-        self._refusal: TrustError | None = None
+        self._refusal: JetStreamError | None = None
         self._judged = False
         self._connection = tls.connection()
-        self._connection.set_app_data(self)
+        self._connection.set_app_data(ref(self))  # no cycle: it goes as soon as it is dropped
         if tls.role is Role.SERVER:
             self._connection.set_accept_state()
         else:
             self._connection.set_connect_state()
-            if host and not _is_ip_address(host):
-                self._connection.set_tlsext_host_name(host.encode("idna"))
+            if host and not is_ip_address(host):
+                self._connection.set_tlsext_host_name(canonical_name(host).encode("ascii"))
 
     def start(self) -> None:
         """Prepare the first flight (a client's hello); a server's start does nothing."""
@@ -104,10 +109,11 @@ class Handshake:
     def receive(self, data: bytes) -> None:
         """Take TLS bytes from the peer.
 
-        Raises `HandshakeError` (or the `TrustError` of the trust policy); `outgoing` then holds
-        the TLS alert that tells the peer.
+        Raises `HandshakeError` (or the `TrustError` or `ConfigurationError` of the trust policy);
+        `outgoing` then holds the TLS alert that tells the peer.
         """
-        self._connection.bio_write(data)
+        if data:  # a memory BIO takes writing nothing for an error
+            self._connection.bio_write(data)
         if self.complete:
             self._read_after()
         else:
@@ -138,7 +144,7 @@ class Handshake:
         """The fingerprint of the certificate that the peer proved to own, if it showed one."""
         return None if self.peer_certificate is None else fingerprint(self.peer_certificate)
 
-    def judge(self, certificate: x509.Certificate, chain_error: int, depth: int) -> bool:
+    def judge(self, certificate: crypto.X509, chain_error: int, depth: int) -> bool:
         """OpenSSL's question about each certificate of the peer's chain: is it acceptable?"""
         trust = self._tls.trust
         assert trust is not None, "certificates are asked for only where they can be judged"
@@ -148,10 +154,13 @@ class Handshake:
                     f"the peer's certificate is refused: {_chain_fault(chain_error)}"
                 )
             if depth == 0 and not self._judged:  # OpenSSL asks once more for each fault it sees
-                trust.check(certificate, self._now)
+                trust.check(certificate.to_cryptography(), self._now)
                 self._judged = True
-        except TrustError as refusal:
+        except (TrustError, ConfigurationError) as refusal:
             self._refusal = refusal
+            return False
+        except Exception as fault:  # the parts of a certificate are parsed when they are asked for
+            self._refusal = CertificateRejected(f"the peer's certificate cannot be read: {fault}")
             return False
         return True
 
@@ -203,10 +212,13 @@ def _openssl_context(
 
 
 def _use_identity(context: SSL.Context, identity: Identity) -> None:
-    context.use_certificate(identity.certificate)
-    context.use_privatekey(identity.key)
-    for certificate in identity.chain:
-        context.add_extra_chain_cert(certificate)
+    try:
+        context.use_certificate(identity.certificate)
+        context.use_privatekey(identity.key)
+        for certificate in identity.chain:
+            context.add_extra_chain_cert(certificate)
+    except SSL.Error as error:
+        raise ConfigurationError(f"the identity cannot be used: {_reasons(error)}") from error
 
 
 def _load_authorities(context: SSL.Context, trust: Trust) -> None:
@@ -219,21 +231,13 @@ def _load_authorities(context: SSL.Context, trust: Trust) -> None:
 def _judge(
     connection: SSL.Connection, certificate: crypto.X509, chain_error: int, depth: int, _ok: int
 ) -> bool:
-    handshake = connection.get_app_data()
+    handshake = connection.get_app_data()()
     assert isinstance(handshake, Handshake)
-    return handshake.judge(certificate.to_cryptography(), chain_error, depth)
+    return handshake.judge(certificate, chain_error, depth)
 
 
 def _select_alpn(_connection: SSL.Connection, offered: list[bytes]) -> Any:
     return ALPN if ALPN in offered else SSL.NO_OVERLAPPING_PROTOCOLS
-
-
-def _is_ip_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 # --- what OpenSSL's errors mean to a person ----------------------------------------------
@@ -273,9 +277,14 @@ def _chain_fault(code: int) -> str:
 
 
 def _explain(error: SSL.Error) -> HandshakeError:
-    reasons = [item[-1] for item in error.args[0]] if error.args and error.args[0] else []
-    text = "; ".join(map(str, reasons)) or "no reason given"
+    text = _reasons(error)
     for part, meaning in _TLS_FAULTS:
         if part in text:
             return HandshakeError(meaning)
     return HandshakeError(f"the TLS handshake failed: {text}")
+
+
+def _reasons(error: SSL.Error) -> str:
+    """What OpenSSL says in its queue of (library, function, reason), or as (errno, text)."""
+    queue = error.args[0] if error.args and isinstance(error.args[0], list) else []
+    return "; ".join(str(item[-1]) for item in queue) or str(error) or "no reason given"

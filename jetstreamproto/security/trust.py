@@ -7,7 +7,6 @@ trusts clients by `PinnedKeys` or a `CertificateAuthority` without a name.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import stat
 from collections.abc import Iterable
@@ -29,6 +28,7 @@ from jetstreamproto.errors import (
     WrongFingerprint,
 )
 from jetstreamproto.security.identity import fingerprint, parse_fingerprint
+from jetstreamproto.security.names import canonical_name, is_ip_address
 
 KNOWN_HOSTS_FILE = "known_hosts"
 
@@ -79,16 +79,17 @@ class CertificateAuthority:
     def __init__(self, ca_file: Path, name: str | None = None) -> None:
         self.ca_file: Path | None = ca_file
         self.name = name
+        self._expected = None if name is None else canonical_name(name)
 
     def check(self, certificate: x509.Certificate, now: datetime) -> None:
         _check_dates(certificate, now)
-        if self.name is None:
+        if self._expected is None:
             return
         try:
-            if _is_ip_address(self.name):
-                verify_certificate_ip_address(certificate, self.name)
+            if is_ip_address(self._expected):
+                verify_certificate_ip_address(certificate, self._expected)
             else:
-                verify_certificate_hostname(certificate, self.name)
+                verify_certificate_hostname(certificate, self._expected)
         except (VerificationError, CertificateError) as error:
             raise CertificateRejected(
                 f"the server's certificate is not for {self.name!r}"
@@ -131,23 +132,28 @@ class KnownHosts:
         """The fingerprints that the file has for this host."""
         try:
             lines = _lines(self.path)
-        except ConfigurationError:
-            if self.path.exists():
-                raise
-            return frozenset()
-        return frozenset(
-            parse_fingerprint(words[1])
-            for words in lines
-            if len(words) > 1 and words[0] == self.host
-        )
+        except ConfigurationError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return frozenset()
+            raise
+        host = self.host.lower()
+        entries = [words[1:] for words in lines if words[0].lower() == host]
+        try:
+            return frozenset(parse_fingerprint(entry[0] if entry else "") for entry in entries)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{self.path}: the entry of {self.host}: {error}") from error
 
     def remember(self, shown: str) -> None:
         """Append this host with the fingerprint `shown` (file mode 0600)."""
         try:
             self.path.parent.mkdir(mode=stat.S_IRWXU, parents=True, exist_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            with os.fdopen(os.open(self.path, flags, stat.S_IRUSR | stat.S_IWUSR), "a") as file:
-                file.write(f"{self.host} {parse_fingerprint(shown)}\n")
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            descriptor = os.open(self.path, flags, stat.S_IRUSR | stat.S_IWUSR)
+            with os.fdopen(descriptor, "ab+") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+                line_is_open = file.read() not in (b"", b"\n")
+                entry = f"{self.host} {parse_fingerprint(shown)}\n".encode()
+                file.write(b"\n" + entry if line_is_open else entry)
         except OSError as error:
             raise ConfigurationError(f"{self.path}: {error.strerror}") from error
 
@@ -170,11 +176,3 @@ def _lines(path: Path) -> list[list[str]]:
         raise ConfigurationError(f"{path}: not a text file") from error
     stripped = (line.split("#", 1)[0].split() for line in text.splitlines())
     return [words for words in stripped if words]
-
-
-def _is_ip_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

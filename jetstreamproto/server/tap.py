@@ -147,8 +147,8 @@ class Options(usage.Options, AuthOptionMixin):
     def _warn_of_passwords(self) -> None:
         if any(description.startswith("memory:") for description in self._auth):
             self.warnings.append(
-                "warning: everyone on this host can read the passwords of --auth memory: in the list of"
-                " processes; --auth file:PATH is for real use"
+                "warning: the passwords of --auth memory: are in the list of processes, for"
+                " everyone on this host to read; --auth file:PATH keeps them private"
             )
 
 

@@ -7,11 +7,13 @@ and what is expected; whoever calls knows which setting it was.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+_SIZE = re.compile(r"([0-9]{1,18}) ?(?:([KMG])(?:i?B)?|B)?", re.ASCII | re.IGNORECASE)
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -55,12 +57,11 @@ class Size(Whole):
     """A number of bytes, with or without a unit: 65536, 64K, 16M, 16MiB, 1G."""
 
     def from_text(self, text: str) -> int:
-        number = text.strip().upper().removesuffix("B").removesuffix("I")
-        unit = number[-1:] if number[-1:] in _UNITS else ""
-        digits = number.removesuffix(unit)
-        if not (digits.isascii() and digits.isdigit()) or len(digits) > 20:
+        match = _SIZE.fullmatch(text.strip())
+        if match is None:
             raise ValueError(f"{text!r} is not a size such as 65536, 64K or 16M")
-        return self._within(int(digits) * _UNITS[unit])
+        number, unit = match.groups(default="")
+        return self._within(int(number) * _UNITS[unit.upper()])
 
     def from_toml(self, value: object, folder: Path) -> int:
         if isinstance(value, str):

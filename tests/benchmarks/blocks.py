@@ -59,6 +59,8 @@ def bulk_figures(received: int, window: dict[str, float]) -> dict[str, float]:
     """The result of a bulk run in which `received` bytes were confirmed."""
     return {
         "MB_per_s": received / window["seconds"] / 1e6,
-        "client_cpu_s_per_GB": window["client_cpu"] / received * 1e9,
-        "server_cpu_s_per_GB": window["server_cpu"] / received * 1e9,
+        **{
+            f"{name}_s_per_GB": window[name] / received * 1e9
+            for name in ("cpu", "client_cpu", "server_cpu")
+        },
     }

@@ -11,9 +11,10 @@ from tests.benchmarks.runner import certificate, rounds, run_pair
 from tests.benchmarks.table import Column
 
 COLUMNS = (
-    Column("MB_per_s", "MB/s", headline=True),
-    Column("client_cpu_s_per_GB", "sender CPU s/GB", "{:.2f}"),
-    Column("server_cpu_s_per_GB", "receiver CPU s/GB", "{:.2f}"),
+    Column("MB_per_s", "MB/s", ranged=True, compared=True),
+    Column("cpu_s_per_GB", "CPU s/GB", "{:.2f}", compared=True),
+    Column("client_cpu_s_per_GB", "sender", "{:.2f}"),
+    Column("server_cpu_s_per_GB", "receiver", "{:.2f}"),
 )
 _MARGIN = 60.0  # seconds that a run may take beyond its own time
 

@@ -57,8 +57,10 @@ async def churn(_reactor: Any, job: Job, sessions: Any) -> dict[str, float]:
     return {
         "sessions_per_s": count / job.seconds,
         "p50_ms": 1e3 * durations[count // 2],
-        "client_cpu_ms": 1e3 * measured["client_cpu"] / count,
-        "server_cpu_ms": 1e3 * measured["server_cpu"] / count,
+        **{
+            f"{name}_ms": 1e3 * measured[name] / count
+            for name in ("cpu", "client_cpu", "server_cpu")
+        },
     }
 
 

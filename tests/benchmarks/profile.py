@@ -57,16 +57,18 @@ def called(path: Path, top: int) -> list[Cost]:
 
 
 def sampled(path: Path, top: int) -> list[Cost]:
-    """The lines that were met most often, from the sampler's file."""
-    costs = [
-        {
-            "where": _function(file, name),
-            "line": f"{linecache.getline(file, number).strip():.60}",
-            "seconds": count,
-        }
-        for file, number, name, count in json.loads(path.read_text())
-    ]
-    return _shares(costs, top)
+    """The functions that were met most often, and their hottest lines, from the sampler's file."""
+    costs: dict[str, Cost] = {}
+    for file, number, name, count in json.loads(path.read_text()):  # the hottest line comes first
+        where = _function(file, name)
+        if where not in costs:
+            costs[where] = {
+                "where": where,
+                "line": f"{linecache.getline(file, number).strip():.60}",
+                "seconds": 0.0,
+            }
+        costs[where]["seconds"] += count
+    return _shares([*costs.values()], top)
 
 
 def _shares(costs: list[Cost], top: int) -> list[Cost]:
@@ -93,7 +95,7 @@ def show_costs(title: str, costs: list[Cost]) -> None:
     if not costs:
         return
     lines = "line" in costs[0]
-    rows = [[title, *(["line"] if lines else ["calls", "us/call"]), "share"]]
+    rows = [[title, *(["hottest line"] if lines else ["calls", "us/call"]), "share"]]
     for cost in costs:
         shown = [f"`{cost['line']}`"] if lines else _counted(cost)
         rows.append([f"`{cost['where']}`", *shown, f"{cost['share']:.1%}"])

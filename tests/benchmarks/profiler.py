@@ -2,8 +2,8 @@
 
 Both count processor time, so that waiting, and what other processes take, does not show. cProfile
 counts every call and makes each dearer, which overstates small functions. The sampler
-interrupts the process every millisecond of processor time and costs next to nothing; what a C
-function takes is on the line that calls it.
+interrupts the process at every tick of the system (1 to 10 ms of processor time) and costs next to
+nothing, but needs a run of many seconds; what a C function takes is on the line that calls it.
 """
 
 from __future__ import annotations

@@ -72,6 +72,8 @@ class RoundTrips:
             "calls_per_s": calls / window["seconds"],
             "p50_us": 1e6 * latencies[calls // 2],
             "p99_us": 1e6 * latencies[calls * 99 // 100],
-            "client_cpu_us_per_call": 1e6 * window["client_cpu"] / calls,
-            "server_cpu_us_per_call": 1e6 * window["server_cpu"] / calls,
+            **{
+                f"{name}_us_per_call": 1e6 * window[name] / calls
+                for name in ("cpu", "client_cpu", "server_cpu")
+            },
         }

@@ -8,11 +8,12 @@ from tests.benchmarks.runner import Figures, certificate, rounds, run_pair
 from tests.benchmarks.table import Column
 
 COLUMNS = (
-    Column("calls_per_s", "calls/s", headline=True),
-    Column("p50_us", "p50 us", headline=True),
+    Column("calls_per_s", "calls/s", ranged=True, compared=True),
+    Column("p50_us", "p50 us", compared=True),
     Column("p99_us", "p99 us"),
-    Column("client_cpu_us_per_call", "client CPU us", "{:.1f}"),
-    Column("server_cpu_us_per_call", "server CPU us", "{:.1f}"),
+    Column("cpu_us_per_call", "CPU us/call", "{:.1f}", compared=True),
+    Column("client_cpu_us_per_call", "client", "{:.1f}"),
+    Column("server_cpu_us_per_call", "server", "{:.1f}"),
 )
 _MARGIN = 60.0  # seconds that a run may take beyond its own time
 

@@ -17,16 +17,17 @@ from tests.benchmarks.runner import Child, Figures, certificate, rounds, run_pai
 from tests.benchmarks.table import Column
 
 MEMORY_COLUMNS = (
-    Column("kib_per_session", "KiB/session", "{:.1f}", headline=True),
+    Column("kib_per_session", "KiB/session", "{:.1f}", ranged=True, compared=True),
     Column("private_kib_per_session", "private", "{:.1f}"),
     Column("before_mib", "VmRSS before, MiB", "{:.1f}"),
     Column("after_mib", "after, MiB", "{:.1f}"),
 )
 RATE_COLUMNS = (
-    Column("sessions_per_s", "sessions/s", headline=True),
+    Column("sessions_per_s", "sessions/s", ranged=True, compared=True),
     Column("p50_ms", "first byte p50 ms", "{:.1f}"),
-    Column("client_cpu_ms", "client CPU ms", "{:.2f}"),
-    Column("server_cpu_ms", "server CPU ms", "{:.2f}"),
+    Column("cpu_ms", "CPU ms/session", "{:.2f}", compared=True),
+    Column("client_cpu_ms", "client", "{:.2f}"),
+    Column("server_cpu_ms", "server", "{:.2f}"),
 )
 _RATE = "new sessions"
 _WARM_UP = 4  # sessions before the first look at the memory: what is made once is made by then

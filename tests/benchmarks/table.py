@@ -10,12 +10,13 @@ from tests.benchmarks.runner import OURS, Results
 
 @dataclass(frozen=True)
 class Column:
-    """A metric and how its median is shown; `headline` adds its range and the ratio to ours."""
+    """A metric and how its median is shown, with its range and our ratio to it where asked."""
 
     metric: str
     title: str
     form: str = "{:.0f}"
-    headline: bool = False
+    ranged: bool = False
+    compared: bool = False
 
 
 NAMES = {
@@ -44,18 +45,23 @@ def compare(results: Results, case: str, columns: Sequence[Column]) -> str:
     """One case: a row for each contender, medians over the rounds, and ours to each peer."""
     head = [case]
     for column in columns:
-        head += [column.title, "range", "ours/peer"] if column.headline else [column.title]
+        head += [column.title, *_titles(column)]
     rows = [head]
     for contender in results.contenders(case):
         row = [NAMES[contender]]
         for column in columns:
             row.append(column.form.format(results.median(case, contender, column.metric)))
-            if column.headline:
+            if column.ranged:
                 values = results.values(case, contender, column.metric)
                 row.append("-".join(column.form.format(end) for end in (min(values), max(values))))
+            if column.compared:
                 row.append(_ratio(results.ratio(case, contender, column.metric), contender))
         rows.append(row)
     return render(rows)
+
+
+def _titles(column: Column) -> list[str]:
+    return ["range"] * column.ranged + ["ours/peer"] * column.compared
 
 
 def _ratio(ratio: float | None, contender: str) -> str:

@@ -20,10 +20,15 @@ class Window:
         self._started = perf_counter()
 
     def stop(self) -> dict[str, float]:
-        """Seconds since `start`: on the clock, on the client's and on the server's processor."""
+        """Seconds since `start`: on the clock, and of processor time of each end and of both."""
         seconds = perf_counter() - self._started
         client, server = (now - then for now, then in zip(self._cpu_now(), self._cpu, strict=True))
-        return {"seconds": seconds, "client_cpu": client, "server_cpu": server}
+        return {
+            "seconds": seconds,
+            "client_cpu": client,
+            "server_cpu": server,
+            "cpu": client + server,
+        }
 
     def _cpu_now(self) -> tuple[float, float]:
         client, server = map(_cpu_seconds, self._pids)

@@ -196,7 +196,7 @@ class CertificateAuthorityTests(TrustTestCase):
 
     def test_names_that_are_none(self) -> None:
         for name in ("", " ", "a b", "[::1]", "host:9000", "\0", "https://host", "a..b", "x" * 64):
-            with self.subTest(name), self.assertRaisesRegex(ConfigurationError, "name"):
+            with self.subTest(repr(name)), self.assertRaisesRegex(ConfigurationError, "name"):
                 self.trust(name)
 
 

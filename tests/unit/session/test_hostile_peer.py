@@ -354,7 +354,7 @@ class BlockTests(HostileCase):
         self.assertFalse(HELLO.decode(peer.sent(Kind.HELLO)[0].payload).lz4)
         peer.open(1)
         peer.data(1, 0, compress(bytes(1000)), Flag.LZ4)
-        self.assertEqual(self.service.made[0].messages, [])
+        self.assertEqual(self.service.made[0].received, 0)
 
 
 class CreditTests(HostileCase):
@@ -392,11 +392,10 @@ class OpeningTests(HostileCase):
         peer = self.peer(client=True)
         opening = peer.session.open("x")
         peer.settle()
-        for _ in range(3):
-            peer.control(Kind.ACCEPT, 1)
+        peer.control(Kind.ACCEPT, 1)
         self.assertIsInstance(self.successResultOf(opening), Inbox)
         self.check_alive(peer)
-        peer.control(Kind.ACCEPT, 3)
+        peer.control(Kind.ACCEPT, 1)
         self.check_violated(peer)
 
     def test_a_reset_after_the_accept_and_an_accept_after_the_reset(self) -> None:
@@ -505,7 +504,7 @@ class UnwritableTests(HostileCase):
         for number in range(1, 40_001, 2):
             peer.open(number)
             peer.control(Kind.RESET, number)
-        self.assertEqual(peer.session.channels, ())
+            self.assertLess(len(peer.session.channels), 2)
         self.check_violated(peer)
 
     def test_opening_many_channels_here_is_not_the_peers_fault(self) -> None:

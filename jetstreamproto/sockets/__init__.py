@@ -1,0 +1,1 @@
+"""Socket options, set where they pay and read back where they matter."""
