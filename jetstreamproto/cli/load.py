@@ -106,15 +106,18 @@ class Download(Load):
 
     def begin(self) -> None:
         self.channel.send(source_request(self._count, BULK_SIZE))
+        self.channel.end()
 
     def message_received(self, message: bytes) -> None:
         self._received += len(message)
+        if self._received > self._count:
+            self.fail(WrongResult(f"the server sent more than {self._count} bytes"))
+            self.channel.stopProducing()
 
     def end_received(self) -> None:
         if self._received == self._count:
             self.succeed()
         else:
-            self.channel.end()
             self.fail(WrongResult(f"the server sent {self._received} of {self._count} bytes"))
 
 

@@ -155,8 +155,8 @@ class ServerConfig:
         default=DEFAULT_SETTINGS.drain_timeout,
         metadata=_about(
             Seconds(_YEAR),
-            "Seconds for sessions to finish their work when the server stops."
-            f" [{DEFAULT_SETTINGS.drain_timeout:g}]",
+            "Seconds for sessions to finish when the server stops, and again for their peers to"
+            f" agree. [{DEFAULT_SETTINGS.drain_timeout:g}]",
         ),
     )
     allow: tuple[AllowRule, ...] = ()

@@ -133,7 +133,7 @@ class Channel:
         )
         self._paused = False
         self._delivering = False
-        self._held: deque[tuple[int, bytes]] = deque()  # arrived while paused
+        self._held: deque[tuple[int, bytes, bool]] = deque()  # arrived while paused
         self._end_held = False
         self._partial: list[bytes] = []  # fragments of the unfinished message
         self._partial_size = 0
@@ -338,10 +338,11 @@ class Channel:
             raise ProtocolViolation(f"packet {seq} on channel {self.id}, not {self._receive_seq}")
         self._receive_seq += 1
         if self._paused or self._held or self._delivering:
-            self._held.append((flags, bytes(payload)))  # a copy: a view would pin its whole record
+            # a copy, because the view is good for this turn only
+            self._held.append((flags, bytes(payload), self.session.intake.hold(cost)))
         else:
             self._delivering = True
-            self._deliver(flags, payload)
+            self._deliver(flags, payload, False)
             self._delivering = False
             if self._held or self._end_held:
                 self._deliver_held()
@@ -364,7 +365,7 @@ class Channel:
             self._end_held = False
             self._peer_end_delivered()
 
-    def _deliver(self, flags: int, payload: memoryview | bytes) -> None:
+    def _deliver(self, flags: int, payload: memoryview | bytes, was_held: bool) -> None:
         cost = len(payload) + PACKET_COST
         try:
             if flags & _LZ4:
@@ -381,13 +382,13 @@ class Channel:
             self.session.application_failed(self)
         if self._receive_credit.consume(cost) and self._receiving:
             self.session.renew_credit(self.id, self._receive_credit)
-        self.session.consumed(cost)
+        self.session.intake.consumed(cost, was_held)
 
     def _assemble(self, flags: int, payload: memoryview | bytes) -> None:
         size = len(payload)
         if self._partial_size + size > self.session.settings.max_message:
             self._refuse_message()
-        elif not self.session.reserve_assembly(size):
+        elif not self.session.intake.reserve(size + PACKET_COST):
             self.reset(ResetCode.LIMIT_EXCEEDED, "too many unfinished messages in this session")
         else:
             self._partial.append(bytes(payload))
@@ -402,7 +403,7 @@ class Channel:
         self.reset(ResetCode.MESSAGE_TOO_LARGE, f"messages here may have {limit} bytes")
 
     def _drop_partial(self) -> None:
-        self.session.reserve_assembly(-self._partial_size)
+        self.session.intake.release(self._partial_size + len(self._partial) * PACKET_COST)
         self._partial.clear()
         self._partial_size = 0
 
@@ -433,10 +434,9 @@ class Channel:
         self.session.channel_gone(self, reason)
         self._queue.clear()
         self.queued = 0
-        held = sum(len(payload) + PACKET_COST for _, payload in self._held)
-        self._held.clear()
-        if held:
-            self.session.consumed(held)
+        while self._held:
+            _, payload, was_held = self._held.popleft()
+            self.session.intake.consumed(len(payload) + PACKET_COST, was_held)
         self._drop_partial()
         if self._producer is not None:
             producer, self._producer = self._producer, None

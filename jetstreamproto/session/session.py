@@ -35,6 +35,7 @@ from jetstreamproto.session.codes import (
 )
 from jetstreamproto.session.credit import ReceiveCredit, SendCredit
 from jetstreamproto.session.host import SessionHost
+from jetstreamproto.session.intake import Intake
 from jetstreamproto.session.introduction import introduce, meet
 from jetstreamproto.session.outbox import Outbox
 from jetstreamproto.session.protocol import ChannelProtocol
@@ -75,19 +76,18 @@ class Session:
 
     __slots__ = (
         "__weakref__",
-        "_assembled",
         "_client",
         "_close_waiters",
         "_connect_waiters",
         "_deadline",
         "_host",
         "_pulse",
-        "_receive_credit",
         "_refusal",
         "_table",
         "avatar",
         "clock",
         "close_reason",
+        "intake",
         "link",
         "outbox",
         "peer_hello",
@@ -107,10 +107,7 @@ class Session:
         self._host = host
         self._client = client
         self._table = ChannelTable(self, host, client=client)
-        self._receive_credit = ReceiveCredit(
-            self.settings.session_window, self.settings.max_session_window
-        )
-        self._assembled = 0
+        self.intake = Intake(self.settings, lambda credit: self.renew_credit(0, credit))
         self._pulse = Pulse(
             clock,
             self.settings.heartbeat,
@@ -231,7 +228,7 @@ class Session:
 
     def packets_received(self, packets: Sequence[PacketParts]) -> None:
         self._pulse.heard = True
-        outbox, find, credit = self.outbox, self._table.find, self._receive_credit
+        outbox, find, intake = self.outbox, self._table.find, self.intake
         outbox.hold()
         try:
             for seq, channel_id, kind, flags, code, payload in packets:
@@ -239,10 +236,10 @@ class Session:
                     size = len(payload)
                     if size > MAX_FRAGMENT:
                         raise ProtocolViolation(f"a fragment of {size} bytes")
-                    credit.receive(size + PACKET_COST)
+                    intake.credit.receive(size + PACKET_COST)
                     channel = find(channel_id)
                     if channel is None:
-                        self.consumed(size + PACKET_COST)
+                        intake.consumed(size + PACKET_COST)
                     else:
                         channel.data_received(seq, flags, payload)
                 else:
@@ -289,17 +286,6 @@ class Session:
         self._pulse.probe()
         limit = credit.renew(self.clock.seconds(), self._pulse.rtt)
         self.outbox.put_control(Kind.CREDIT, channel_id, seq=limit)
-
-    def consumed(self, cost: int) -> None:
-        if self._receive_credit.consume(cost):
-            self.renew_credit(0, self._receive_credit)
-
-    def reserve_assembly(self, size: int) -> bool:
-        """Count `size` more bytes of unfinished messages; False if that is too much."""
-        if size > 0 and self._assembled + size > self.settings.max_assembly:
-            return False
-        self._assembled += size
-        return True
 
     def channel_gone(self, channel: Channel, reason: JetStreamError | None) -> None:
         """`channel` has closed, because of `reason` if not by both sides' ends."""

@@ -98,7 +98,7 @@ class ChannelTable:
         request = Open(service, mode, urgency, 0, secret)
         channel = self._add(self._next, request, Inbox() if protocol is None else protocol)
         self._next += 2
-        opened: Deferred[P] = Deferred(lambda _: channel.reset(ResetCode.CANCELLED))
+        opened: Deferred[P] = Deferred(lambda _: self._give_up(channel))
         session = self._session
         timer = session.clock.callLater(
             session.settings.open_timeout, channel.reset, ResetCode.TIMED_OUT, "no answer to OPEN"
@@ -106,6 +106,12 @@ class ChannelTable:
         self._openings[channel.id] = (opened, timer)
         session.outbox.put_control(Kind.OPEN, channel.id, payload=OPEN.encode(request))
         return opened
+
+    def _give_up(self, channel: Channel) -> None:
+        """Whoever asked for `channel` has cancelled; its Deferred fails by that."""
+        _, timer = self._openings.pop(channel.id)
+        timer.cancel()
+        channel.reset(ResetCode.CANCELLED)
 
     def accept_received(self, channel_id: int) -> None:
         """The peer accepts a channel that we opened."""
@@ -180,8 +186,7 @@ class ChannelTable:
             opened, timer = opening
             if timer.active():
                 timer.cancel()
-            if not opened.called:
-                opened.errback(reason or ChannelReset(ResetCode.CANCELLED))
+            opened.errback(reason or ChannelReset(ResetCode.CANCELLED))
 
 
 def _reset_error(code: int, reason: str, service: str) -> ChannelReset:

@@ -106,7 +106,7 @@ class MemoryTransport:
         if self._connected:
             self._connected = False
             self._waiting.clear()
-            self._protocol.connectionLost(Failure(reason))  # type: ignore[no-untyped-call]
+            self._protocol.connectionLost(Failure(reason))
 
     def _deliver(self) -> None:
         while self._waiting and not self._paused:
@@ -172,8 +172,8 @@ class SessionPair:
         self.server_transport.connect(server_protocol, self.client_transport)
         self.client: Session = client_protocol.session
         self.server: Session = server_protocol.session  # type: ignore[attr-defined]
-        server_protocol.makeConnection(self.server_transport)  # type: ignore[no-untyped-call]
-        client_protocol.makeConnection(self.client_transport)  # type: ignore[no-untyped-call]
+        server_protocol.makeConnection(self.server_transport)
+        client_protocol.makeConnection(self.client_transport)
         if connect:
             self.run(self.client.when_connected())
             self.run(self.server.when_connected())

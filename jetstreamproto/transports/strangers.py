@@ -35,7 +35,7 @@ def recognise(first: bytes) -> Stranger:
     """Who speaks, judged by the first bytes it sent (which are no JetStream record)."""
     if first[:4] in _HTTP_METHODS:
         return Stranger("HTTP", _HTTP_REPLY)
-    if first[:5] == b"HTTP/":
+    if first[:4] == b"HTTP":
         return Stranger("HTTP")
     if first[:2] == b"\x16\x03":
         return Stranger("plain TLS", _TLS_PROTOCOL_VERSION_ALERT)

@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IPullProducer, ITransport
 from zope.interface import implementer
 
 from jetstreamproto.errors import (
+    ConfigurationError,
     HandshakeError,
     JetStreamError,
     NotJetStream,
@@ -24,6 +25,7 @@ from jetstreamproto.errors import (
     WireError,
 )
 from jetstreamproto.security.handshake import Handshake
+from jetstreamproto.security.keys import TAG_SIZE
 from jetstreamproto.security.records import (
     DEFAULT_LIMITS,
     HEADER_SIZE,
@@ -49,6 +51,7 @@ _EXPORTER_TRANSPORT = b"tcp"
 _SMALL_REST = 4096  # below this, copying the start of a record beats pinning the read it came in
 _MAX_HANDSHAKE_BYTES = 1 << 16  # of CRYPTO records, over a connection's life
 _MAX_ALERT_TEXT = 256
+_MAX_PLAINTEXT = MAX_BODY - TAG_SIZE
 
 
 def _new_scratch() -> memoryview:
@@ -164,6 +167,8 @@ class TcpLink:
 
     def flush(self) -> None:
         if self._batch and not self._blocked:
+            if self._batch_size > _MAX_PLAINTEXT:
+                self._flush_all_but_last_record()
             plaintext = b"".join(self._batch)
             self._batch.clear()
             self._batch_size = 0
@@ -177,7 +182,8 @@ class TcpLink:
             self.abort()
 
     def abort(self) -> None:
-        if self._open_to_close(SessionCut("this side dropped the connection")):
+        self._open_to_close(SessionCut("this side dropped the connection"))
+        if self._state is _State.CLOSING:  # also when it waits for a peer that does not read
             self._transport.abortConnection()  # type: ignore[attr-defined]
 
     def refuse(self, code: int, text: str) -> None:
@@ -188,7 +194,11 @@ class TcpLink:
 
     def resumeProducing(self) -> None:
         """The transport has written everything it was given."""
-        if self._blocked and self._state not in _CLOSED:
+        if getattr(self._transport, "disconnecting", False):
+            # Closed by someone else, which waits for its producer to be done.
+            self._blocked = False
+            self.fail(SessionCut("this side closed the connection"))
+        elif self._blocked and self._state not in _CLOSED:
             self._blocked = False
             self.flush()
             if self._state is _State.ENDING:
@@ -199,8 +209,21 @@ class TcpLink:
     def stopProducing(self) -> None:
         """The transport is gone; `connection_lost` follows."""
 
+    def _flush_all_but_last_record(self) -> None:
+        """Packets were taken while the transport was busy, more of them than fit one record."""
+        batch, self._batch = self._batch, []
+        size = 0
+        for index in range(0, len(batch), 2):
+            packet = len(batch[index]) + len(batch[index + 1])
+            if size + packet > _MAX_PLAINTEXT:
+                self._write_sealed(_PACKETS, b"".join(self._batch))
+                self._batch.clear()
+                size = 0
+            self._batch += batch[index : index + 2]
+            size += packet
+
     def _write_sealed(self, kind: int, plaintext: bytes) -> None:
-        if self._sealer is not None:
+        if self._sealer is not None and self._state not in _CLOSED:
             self._write(_sealed[: self._sealer.seal(kind, plaintext, _sealed)])
 
     def _write(self, record: bytes | memoryview) -> None:
@@ -241,7 +264,7 @@ class TcpLink:
             self._chunks.clear()
         try:
             self._read_records(data)
-        except HandshakeError as error:
+        except (HandshakeError, ConfigurationError) as error:
             self._fail_handshake(error)
         except (WireError, ProtocolViolation) as error:
             self.fail(error)
@@ -279,7 +302,7 @@ class TcpLink:
 
     def _header(self, data: bytes, offset: int) -> tuple[int, int]:
         try:
-            return parse_header(data, offset)
+            kind, length = parse_header(data, offset)
         except WireError:
             if self._crypto_bytes or self._sealer is not None:
                 raise
@@ -287,6 +310,9 @@ class TcpLink:
             if stranger.reply:
                 self._write(stranger.reply)
             raise NotJetStream(f"the peer does not speak JetStream but {stranger.name}") from None
+        if kind >= _PACKETS and self._opener is None:  # before its body is waited for
+            raise ProtocolViolation("a sealed record came before the handshake was done")
+        return kind, length
 
     def _record_received(self, kind: int, header: bytes, body: memoryview) -> None:
         if kind == _PACKETS:
@@ -314,8 +340,7 @@ class TcpLink:
                 _opened.append(out)
 
     def _open(self, header: bytes, body: memoryview, out: memoryview) -> memoryview:
-        if self._opener is None:
-            raise ProtocolViolation("a sealed record came before the handshake was done")
+        assert self._opener is not None  # or its header was refused
         if self._peer_ended:
             raise ProtocolViolation("a record came after the peer's end")
         if self._handshake is not None and self._handshake.complete:
@@ -355,7 +380,7 @@ class TcpLink:
         printable = "".join(c if c.isprintable() else "?" for c in text)
         self.fail(Refused(f"the peer turned us away: {printable or 'it gave no reason'}"))
 
-    def _fail_handshake(self, error: HandshakeError) -> None:
+    def _fail_handshake(self, error: HandshakeError | ConfigurationError) -> None:
         if self._handshake is not None and not isinstance(error, NotJetStream):
             flight = self._handshake.outgoing()
             if flight:
@@ -370,10 +395,11 @@ class TcpLink:
     def fail(self, failure: JetStreamError | None) -> None:
         """Close the connection once what was written has left; `link_lost` reports `failure`.
 
-        A peer that does not read what was written for it is dropped without waiting.
+        A peer that does not read what was written for it is dropped without waiting, except when
+        it is our end that it still has to read.
         """
         if self._open_to_close(failure):
-            if self._blocked and self._eager:
+            if self._blocked and self._eager and failure is not None:
                 self._transport.abortConnection()  # type: ignore[attr-defined]
             else:
                 self._transport.loseConnection()

@@ -458,5 +458,8 @@ class FingerprintTests(TestCase):
             "ü" * 43,
             "\0" * 64,
         ):
-            with self.subTest(text), self.assertRaisesRegex(ConfigurationError, "not a fingerprint"):
+            with (
+                self.subTest(text),
+                self.assertRaisesRegex(ConfigurationError, "not a fingerprint"),
+            ):
                 parse_fingerprint(text)

@@ -114,9 +114,7 @@ class ExportTests(TestCase):
     def test_the_numbers_of_the_protocol(self) -> None:
         self.assertEqual(EXPORTER_LABEL, b"EXPORTER-JetStream-1")
         self.assertEqual(SECRET_SIZE, 48)
-        self.assertEqual(
-            exporter_context(b"jetstream/1", b"tcp"), b"jetstream\0jetstream/1\0tcp"
-        )
+        self.assertEqual(exporter_context(b"jetstream/1", b"tcp"), b"jetstream\0jetstream/1\0tcp")
 
     def test_transports_and_versions_have_their_own_keys(self) -> None:
         contexts = {

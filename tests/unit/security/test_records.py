@@ -41,11 +41,15 @@ limits = st.builds(
 )
 
 
-def sealer(limits: RecordLimits = DEFAULT_LIMITS, cipher: Cipher = Cipher.AES_256_GCM) -> RecordSealer:
+def sealer(
+    limits: RecordLimits = DEFAULT_LIMITS, cipher: Cipher = Cipher.AES_256_GCM
+) -> RecordSealer:
     return RecordSealer(TrafficKeys(SECRET, cipher), limits)
 
 
-def opener(limits: RecordLimits = DEFAULT_LIMITS, cipher: Cipher = Cipher.AES_256_GCM) -> RecordOpener:
+def opener(
+    limits: RecordLimits = DEFAULT_LIMITS, cipher: Cipher = Cipher.AES_256_GCM
+) -> RecordOpener:
     return RecordOpener(TrafficKeys(SECRET, cipher), limits)
 
 
@@ -114,7 +118,9 @@ class KnownAnswerTests(TestCase):
 
     def test_the_first_record(self) -> None:
         record = seal(sealer(), b"JetStream")
-        self.assertEqual(record.hex(" ", -4), "03000019 08f52bef 9c45f6d7 c2d04912 908d1c69 138cc6f6 f4c3fc56 c1")
+        self.assertEqual(
+            record.hex(" ", -4), "03000019 08f52bef 9c45f6d7 c2d04912 908d1c69 138cc6f6 f4c3fc56 c1"
+        )
 
     def test_every_record_of_a_ratcheting_sender(self) -> None:
         for cipher, aead in (
@@ -123,14 +129,13 @@ class KnownAnswerTests(TestCase):
         ):
             writing = sealer(TINY, cipher)
             stream = b"".join(seal(writing, bytes([number])) for number in range(10))
-            expected, secret, number = [], SECRET, 0
-            for kind, text in self.schedule():
+            expected, secret = [], SECRET
+            for number, (kind, text) in enumerate(self.schedule()):
                 key = aead(expand(secret, b"jetstream key", 32))
                 iv = int.from_bytes(expand(secret, b"jetstream iv", 12), "big")
                 header = bytes([kind]) + (len(text) + 16).to_bytes(3, "big")
                 nonce = (iv ^ number).to_bytes(12, "big")
                 expected.append(header + key.encrypt(nonce, text, header))
-                number += 1
                 if kind == 4:
                     secret = expand(secret, b"jetstream next", 48)
             self.assertEqual(split(stream), expected)
@@ -174,7 +179,7 @@ class TamperingTests(TestCase):
     def test_a_moved_or_repeated_record(self, start: int, to: int, limits: RecordLimits) -> None:
         writing = sealer(limits)
         records = split(b"".join(seal(writing, bytes([n])) for n in range(8)))
-        moved = records[:to] + [records[start]] + records[to:]
+        moved = [*records[:to], records[start], *records[to:]]
         opened, reading = 0, opener(limits)
         try:
             for record in moved:

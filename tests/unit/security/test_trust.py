@@ -103,7 +103,9 @@ class PinnedKeysTests(TrustTestCase):
         )
 
     def test_several_in_any_form(self) -> None:
-        trust = PinnedKeys([self.other.fingerprint.removeprefix("sha256:"), self.server.fingerprint])
+        trust = PinnedKeys(
+            [self.other.fingerprint.removeprefix("sha256:"), self.server.fingerprint]
+        )
         trust.check(self.server.certificate, NOW)
         trust.check(self.other.certificate, NOW)
 
@@ -128,9 +130,7 @@ class PinnedKeysTests(TrustTestCase):
             "   # done\n"
         )
         trust = PinnedKeys.from_file(path)
-        self.assertEqual(
-            trust.fingerprints, {self.server.fingerprint, self.other.fingerprint}
-        )
+        self.assertEqual(trust.fingerprints, {self.server.fingerprint, self.other.fingerprint})
 
     def test_a_file_that_cannot_be_used_is_named(self) -> None:
         path = self.folder / "pins"
@@ -186,9 +186,7 @@ class CertificateAuthorityTests(TrustTestCase):
 
     def test_a_common_name_is_no_name(self) -> None:
         """As RFC 9525 says: only the alternative names count."""
-        self.refuse(
-            self.trust("alone"), self_signed().certificate, CertificateRejected, "'alone'"
-        )
+        self.refuse(self.trust("alone"), self_signed().certificate, CertificateRejected, "'alone'")
 
     def test_without_a_name_any_certificate_of_the_ca_will_do(self) -> None:
         self.accept(None)
