@@ -1,36 +1,75 @@
 """JetStreamProto: encrypted, multiplexed messages and streams for Twisted.
 
-Everything an application needs is importable from here; see docs/ for each name's page.
+Everything an application needs is importable from here; docs/guide.md says what for. The modules
+behind the names are imported when a name is first used, which keeps the command line quick.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from jetstreamproto._version import __version__
-from jetstreamproto.client import ReconnectingClient, connect
-from jetstreamproto.errors import (
-    ChannelClosed,
-    ChannelError,
-    ChannelReset,
-    HandshakeError,
-    JetStreamError,
-    MessageTooLarge,
-    NotAllowed,
-    QueueFull,
-    ServiceNotFound,
-    SessionClosed,
-    SessionCut,
-    SessionError,
-    TrustError,
-    UnknownHost,
-    WireError,
-)
-from jetstreamproto.factory import JetStreamClientFactory, JetStreamServerFactory
-from jetstreamproto.protocol import JetStreamProtocol
-from jetstreamproto.security.identity import Identity
-from jetstreamproto.security.trust import CertificateAuthority, KnownHosts, PinnedKeys
-from jetstreamproto.session.channel import Channel
-from jetstreamproto.session.codes import ResetCode
-from jetstreamproto.session.protocol import ChannelProtocol, Inbox
-from jetstreamproto.session.session import Session
-from jetstreamproto.session.settings import SessionSettings
+
+if TYPE_CHECKING:
+    from jetstreamproto.client import ReconnectingClient, connect
+    from jetstreamproto.errors import (
+        ChannelClosed,
+        ChannelError,
+        ChannelReset,
+        HandshakeError,
+        JetStreamError,
+        MessageTooLarge,
+        NotAllowed,
+        QueueFull,
+        ServiceNotFound,
+        SessionClosed,
+        SessionCut,
+        SessionError,
+        TrustError,
+        UnknownHost,
+        WireError,
+    )
+    from jetstreamproto.factory import JetStreamClientFactory, JetStreamServerFactory
+    from jetstreamproto.protocol import JetStreamProtocol
+    from jetstreamproto.security.identity import Identity
+    from jetstreamproto.security.trust import CertificateAuthority, KnownHosts, PinnedKeys
+    from jetstreamproto.session.channel import Channel
+    from jetstreamproto.session.codes import ResetCode
+    from jetstreamproto.session.protocol import ChannelProtocol, Inbox
+    from jetstreamproto.session.session import Session
+    from jetstreamproto.session.settings import SessionSettings
+
+_HOMES = {
+    "CertificateAuthority": "jetstreamproto.security.trust",
+    "Channel": "jetstreamproto.session.channel",
+    "ChannelClosed": "jetstreamproto.errors",
+    "ChannelError": "jetstreamproto.errors",
+    "ChannelProtocol": "jetstreamproto.session.protocol",
+    "ChannelReset": "jetstreamproto.errors",
+    "HandshakeError": "jetstreamproto.errors",
+    "Identity": "jetstreamproto.security.identity",
+    "Inbox": "jetstreamproto.session.protocol",
+    "JetStreamClientFactory": "jetstreamproto.factory",
+    "JetStreamError": "jetstreamproto.errors",
+    "JetStreamProtocol": "jetstreamproto.protocol",
+    "JetStreamServerFactory": "jetstreamproto.factory",
+    "KnownHosts": "jetstreamproto.security.trust",
+    "MessageTooLarge": "jetstreamproto.errors",
+    "NotAllowed": "jetstreamproto.errors",
+    "PinnedKeys": "jetstreamproto.security.trust",
+    "QueueFull": "jetstreamproto.errors",
+    "ReconnectingClient": "jetstreamproto.client",
+    "ResetCode": "jetstreamproto.session.codes",
+    "ServiceNotFound": "jetstreamproto.errors",
+    "Session": "jetstreamproto.session.session",
+    "SessionClosed": "jetstreamproto.errors",
+    "SessionCut": "jetstreamproto.errors",
+    "SessionError": "jetstreamproto.errors",
+    "SessionSettings": "jetstreamproto.session.settings",
+    "TrustError": "jetstreamproto.errors",
+    "UnknownHost": "jetstreamproto.errors",
+    "WireError": "jetstreamproto.errors",
+    "connect": "jetstreamproto.client",
+}
 
 __all__ = [
     "CertificateAuthority",
@@ -65,3 +104,14 @@ __all__ = [
     "__version__",
     "connect",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

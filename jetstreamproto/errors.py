@@ -47,6 +47,10 @@ class Refused(HandshakeError):
     """The peer turned this session away: it is full, closing, or does not know us."""
 
 
+class NotLetIn(Refused):
+    """The peer does not accept our certificate, or our user name and password."""
+
+
 class TrustError(HandshakeError):
     """The peer's identity is not one that this side trusts."""
 

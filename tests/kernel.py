@@ -81,7 +81,7 @@ class SimulatedSocket:
 
     def send(self, data: bytes | memoryview) -> int:
         size = min(len(data), self.capacity - len(self._sending))
-        if self.plan:
+        if self.plan and data:
             step = self.plan.popleft()
             if isinstance(step, OSError):
                 raise step
@@ -221,6 +221,7 @@ class StockPair:
         *,
         capacity: int = 1 << 17,
         settings: SessionSettings = DEFAULT_SETTINGS,
+        client_settings: SessionSettings | None = None,
         identity: Identity | None = None,
         connect: bool = True,
         server_options: Mapping[str, Any] | None = None,
@@ -236,7 +237,10 @@ class StockPair:
         options: dict[str, Any] = {"trust": PinnedKeys([identity.fingerprint])}
         options.update(client_options or {})
         self.client_factory = JetStreamClientFactory(
-            services=client_services, settings=settings, reactor=reactor, **options
+            services=client_services,
+            settings=client_settings or settings,
+            reactor=reactor,
+            **options,
         )
         client_protocol = self.client_factory.buildProtocol(None)
         server_protocol = self.server_factory.buildProtocol(None)
@@ -260,3 +264,17 @@ class StockPair:
         if isinstance(results[0], Failure):
             results[0].raiseException()
         return results[0]  # type: ignore[no-any-return]
+
+    @property
+    def clock(self) -> Kernel:
+        """As `SessionPair.clock`."""
+        return self.kernel
+
+    def advance(self, seconds: float) -> None:
+        """As `SessionPair.advance`."""
+        end = self.kernel.seconds() + seconds
+        self.kernel.settle()
+        while (calls := self.kernel.getDelayedCalls()) and calls[0].getTime() <= end:
+            self.kernel.advance(max(0.0, calls[0].getTime() - self.kernel.seconds()))
+            self.kernel.settle()
+        self.kernel.advance(max(0.0, end - self.kernel.seconds()))

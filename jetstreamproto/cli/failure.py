@@ -9,10 +9,10 @@ import click
 
 from jetstreamproto.errors import (
     ChannelReset,
-    HandshakeError,
     HandshakeTimeout,
     JetStreamError,
     NotAllowed,
+    NotLetIn,
     PeerSilent,
     ServiceNotFound,
     TrustError,
@@ -70,14 +70,6 @@ class Failure:
     expected: bool = True
 
 
-# The core has one class for everything that the peer says during the handshake.
-_ABOUT_US = (
-    "refused our certificate",
-    "requires a client certificate",
-    "unknown user or wrong password",
-)
-
-
 def clean(text: str) -> str:
     """One line of `text` that may come from a peer, without what a terminal would act on.
 
@@ -101,14 +93,12 @@ def describe(error: BaseException) -> Failure:
 def _status(error: JetStreamError) -> ExitStatus:
     if isinstance(error, TrustError):
         return ExitStatus.NOT_TRUSTED
-    if isinstance(error, NotAllowed):
+    if isinstance(error, NotAllowed | NotLetIn):
         return ExitStatus.NOT_ALLOWED
     if isinstance(error, HandshakeTimeout | PeerSilent | ConnectTimeout):
         return ExitStatus.TIMED_OUT
     if isinstance(error, ChannelReset) and error.code == ResetCode.TIMED_OUT:
         return ExitStatus.TIMED_OUT
-    if isinstance(error, HandshakeError) and any(part in str(error) for part in _ABOUT_US):
-        return ExitStatus.NOT_ALLOWED
     return ExitStatus.FAILED
 
 

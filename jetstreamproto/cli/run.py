@@ -37,7 +37,7 @@ class _Run(Generic[T]):
     ) -> None:
         self._reactor = reactor
         self._work = work
-        self._task: Deferred[Any] = Deferred()
+        self._task: Deferred[T] | None = None
         self._outcome: list[T | Failure] = []
         self._interrupted: int | None = None
 
@@ -64,7 +64,11 @@ class _Run(Generic[T]):
         """Runs between any two instructions of the main thread, so it only passes the word on."""
         again = self._interrupted is not None
         self._interrupted = number
-        self._reactor.callFromThread(self._reactor.crash if again else self._task.cancel)
+        self._reactor.callFromThread(self._reactor.crash if again else self._cancel)
+
+    def _cancel(self) -> None:
+        assert self._task is not None, "what a signal asks for waits until the reactor runs"
+        self._task.cancel()
 
     def _done(self, outcome: T | Failure) -> None:
         self._outcome.append(outcome)

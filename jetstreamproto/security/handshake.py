@@ -20,6 +20,7 @@ from jetstreamproto.errors import (
     ConfigurationError,
     HandshakeError,
     JetStreamError,
+    NotLetIn,
     TrustError,
 )
 from jetstreamproto.security.identity import Identity, fingerprint
@@ -243,6 +244,7 @@ def _select_alpn(_connection: SSL.Connection, offered: list[bytes]) -> Any:
 # --- what OpenSSL's errors mean to a person ----------------------------------------------
 
 _CHAIN_FAULTS = {  # X509_V_ERR_* of openssl/x509_vfy.h
+    7: "its signature is not that of the CA it names",
     9: "it is not valid yet",
     10: "it has expired",
     18: "it is self-signed, and its key is not pinned",
@@ -260,15 +262,24 @@ _TLS_FAULTS = (  # a part of OpenSSL's reason, and what to say
     ("alert protocol version", "the peer does not accept TLS 1.3"),
     ("no application protocol", "the peer did not agree on the protocol jetstream/1 (ALPN)"),
     ("peer did not return a certificate", "the client showed no certificate, and one is required"),
+    ("no shared cipher", "the peer offers none of our ciphers"),
+    ("alert handshake failure", "the peer found no common TLS parameters"),
+    ("wrong version number", "the peer's handshake is not TLS"),
+)
+
+_REFUSALS = (  # alerts by which the peer says that it does not want us
     ("certificate required", "the server requires a client certificate, and none was shown"),
     ("alert certificate expired", "the peer refused our certificate: it has expired"),
+    ("alert certificate revoked", "the peer refused our certificate: it has been revoked"),
+    (
+        "alert unsupported certificate",
+        "the peer refused our certificate: it was not issued for this purpose",
+    ),
+    ("alert decrypt error", "the peer refused our certificate: a signature is wrong"),
     ("alert unknown ca", "the peer refused our certificate: it is not one it trusts"),
     ("alert bad certificate", "the peer refused our certificate"),
     ("alert certificate unknown", "the peer refused our certificate"),
     ("alert internal error", "the peer refused our certificate, or failed inside"),
-    ("no shared cipher", "the peer offers none of our ciphers"),
-    ("alert handshake failure", "the peer found no common TLS parameters"),
-    ("wrong version number", "the peer's handshake is not TLS"),
 )
 
 
@@ -281,6 +292,9 @@ def _explain(error: SSL.Error) -> HandshakeError:
     for part, meaning in _TLS_FAULTS:
         if part in text:
             return HandshakeError(meaning)
+    for part, meaning in _REFUSALS:
+        if part in text:
+            return NotLetIn(meaning)
     return HandshakeError(f"the TLS handshake failed: {text}")
 
 

@@ -68,7 +68,8 @@ class Identity:
         """The identity in `state_dir`, made there (mode 0600, folder 0700) if there is none yet.
 
         A self-signed certificate that is not valid now is renewed over the same key, so the
-        fingerprint that others know stays. Raises `ConfigurationError` for a file that cannot be read or used.
+        fingerprint that others know stays. Raises `ConfigurationError` for a file that cannot be
+        read or used.
         """
         path = state_dir / IDENTITY_FILE
         if not _exists(path):

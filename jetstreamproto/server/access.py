@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from jetstreamproto.errors import ConfigurationError, NotAllowed
 from jetstreamproto.security.identity import parse_fingerprint
 from jetstreamproto.services.echo import DISCARD, ECHO
+from jetstreamproto.services.source import SOURCE
 from jetstreamproto.session.codes import ResetCode
 from jetstreamproto.session.session import Session
 
@@ -35,7 +36,7 @@ class AllowRule:
         return not self.peers.isdisjoint(peer) and not self.services.isdisjoint((service, ANYONE))
 
 
-DEFAULT_RULES = (AllowRule(frozenset({ANYONE}), frozenset({ECHO, DISCARD})),)
+DEFAULT_RULES = (AllowRule(frozenset({ANYONE}), frozenset({ECHO, DISCARD, SOURCE})),)
 """Without rules of its own a server lets its peers use what gives nothing away."""
 
 

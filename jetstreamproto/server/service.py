@@ -20,8 +20,8 @@ _log = Logger(namespace="jetstream")
 class JetStreamService(Service):
     """Serves a factory on sockets that listen already, which it owns from now on.
 
-    When it starts it logs `announcement`. When it stops, sessions are told, and have the drain
-    timeout of their settings to finish. `reactor` also stops it on SIGINT and SIGTERM.
+    Once it runs it logs `announcement`. When it stops, sessions are told, and have the drain
+    timeout of their settings to finish. SIGINT and SIGTERM stop the reactor, see `StopSignals`.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class JetStreamService(Service):
         return self.stop()
 
     def start(self) -> None:
-        """Accept connections, and say where."""
+        """Accept connections, and say where once signals are handled as they should be."""
         if self._reactor is None:
             from twisted.internet import reactor
 
@@ -58,9 +58,7 @@ class JetStreamService(Service):
                 )
             self._ports.append(port)
         self._listeners.clear()
-        for line in self._announcement:
-            _log.info("{line}", line=line)
-        self._reactor.callWhenRunning(StopSignals(self._reactor, self.abort).install)
+        self._reactor.callWhenRunning(self._running)
 
     def stop(self) -> Deferred[Any]:
         """Accept nobody new and drain the sessions; fires when they are gone."""
@@ -81,3 +79,8 @@ class JetStreamService(Service):
         """Drop the sessions that have not finished yet."""
         for session in tuple(self.factory.sessions):
             session.abort()
+
+    def _running(self) -> None:
+        StopSignals(self._reactor, self.abort).install()
+        for line in self._announcement:
+            _log.info("{line}", line=line)

@@ -35,10 +35,11 @@ from jetstreamproto.server.listeners import open_listeners
 from jetstreamproto.server.service import JetStreamService
 from jetstreamproto.server.values import Flag
 from jetstreamproto.services.echo import DISCARD, ECHO, Discard, Echo
+from jetstreamproto.services.source import SOURCE, Source
 
 PROGRAM = "twistd jetstream"
 
-SERVICES: dict[str, Service] = {ECHO: Echo, DISCARD: Discard}
+SERVICES: dict[str, Service] = {ECHO: Echo, DISCARD: Discard, SOURCE: Source}
 """What a server offers; who may use which is up to the rules of access."""
 
 _CONFIG, _INTERFACE, _AUTH = "config", "interface", "auth"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from jetstreamproto.errors import ChannelClosed, MessageTooLarge
+from jetstreamproto.session.codes import ResetCode
 from jetstreamproto.session.protocol import ChannelProtocol
 
 ECHO = "echo"
@@ -15,7 +17,12 @@ class Echo(ChannelProtocol):
         self.channel.registerProducer(self.channel, True)
 
     def message_received(self, message: bytes) -> None:
-        self.channel.send(message)
+        try:
+            self.channel.send(message)
+        except MessageTooLarge as error:
+            self.channel.reset(ResetCode.MESSAGE_TOO_LARGE, str(error))
+        except ChannelClosed:
+            return  # the session is being closed here, and what still comes has no way back
 
 
 class Discard(ChannelProtocol):

@@ -67,6 +67,7 @@ class Channel:
     """
 
     __slots__ = (
+        "_close_reason",
         "_closed_waiters",
         "_compressor",
         "_delivering",
@@ -76,7 +77,6 @@ class Channel:
         "_held",
         "_offset",
         "_partial",
-        "_partial_size",
         "_paused",
         "_producer",
         "_producer_paused",
@@ -135,9 +135,9 @@ class Channel:
         self._delivering = False
         self._held: deque[tuple[int, bytes, bool]] = deque()  # arrived while paused
         self._end_held = False
-        self._partial: list[bytes] = []  # fragments of the unfinished message
-        self._partial_size = 0
+        self._partial: bytearray | None = None  # the message that is not finished yet
         # ends
+        self._close_reason: JetStreamError | None = None
         self._closed_waiters: list[Deferred[None]] = []
 
     def __repr__(self) -> str:
@@ -173,7 +173,9 @@ class Channel:
         """Send what is queued and then no more; the peer can still send. Again is no harm."""
         if not self._ending and self.state is not ChannelState.CLOSED:
             self._ending = True
-            self.session.outbox.put_channel(self)
+            if not self._queue and self._sending:
+                self.session.outbox.put_control(Kind.END, self.id, seq=self._send_seq)
+                self._our_end_sent()
 
     def reset(self, code: int = ResetCode.CANCELLED, reason: str = "") -> None:
         """Drop both directions now, and tell the peer why. What is queued is lost."""
@@ -195,10 +197,12 @@ class Channel:
     def when_closed(self) -> Deferred[None]:
         """Fires when both sides have ended; fails with what broke the channel off otherwise."""
         waiter: Deferred[None] = Deferred()
-        if self.state is ChannelState.CLOSED:
+        if self.state is not ChannelState.CLOSED:
+            self._closed_waiters.append(waiter)
+        elif self._close_reason is None:
             waiter.callback(None)
         else:
-            self._closed_waiters.append(waiter)
+            waiter.errback(self._close_reason)
         return waiter
 
     # --- IConsumer -------------------------------------------------------------------
@@ -222,14 +226,18 @@ class Channel:
         self.send(data)
 
     def _pause_producer(self) -> None:
-        if self._streaming and not self._producer_paused and self._producer is not None:
+        producer = self._producer
+        if producer is not None and self._streaming and not self._producer_paused:
             self._producer_paused = True
-            self._producer.pauseProducing()  # type: ignore[attr-defined]
+            self.session.call_application(self, producer.pauseProducing)  # type: ignore[attr-defined]
 
     def _resume_producer(self) -> None:
-        if self._producer is not None and (self._producer_paused or not self._streaming):
+        producer = self._producer
+        if producer is None or self._ending:
+            return
+        if self._producer_paused or not self._streaming:
             self._producer_paused = False
-            self._producer.resumeProducing()  # type: ignore[attr-defined]
+            self.session.call_application(self, producer.resumeProducing)  # type: ignore[attr-defined]
 
     # --- IPushProducer: the application reading ---------------------------------------
 
@@ -251,31 +259,29 @@ class Channel:
 
     @property
     def ready(self) -> bool:
-        """Whether there is something to send that the channel's credit allows."""
-        if self.state is ChannelState.OPENING:
+        """Whether there is a message to send that the channel's credit allows."""
+        if not self._queue or self.state is ChannelState.OPENING:
             return False
-        if self._queue:
-            rest = len(self._queue[0]) - self._offset
-            return self._send_credit.available >= PACKET_COST + min(rest, MIN_ROOM)
-        return self._ending and self._sending
+        rest = len(self._queue[0]) - self._offset
+        return self._send_credit.available >= PACKET_COST + min(rest, MIN_ROOM)
 
     def emit(self, link: Link, session_credit: SendCredit) -> int:
-        """Give the link packets for one turn; the credit they cost."""
+        """Give the link packets for one turn; the bytes of messages they took."""
         spent = 0
         while self._queue and spent < _QUANTUM:
-            cost = self._emit_fragment(link, session_credit)
-            if not cost:
+            taken = self._emit_fragment(link, session_credit)
+            if not taken:
                 break
-            spent += cost
+            spent += taken
+        if self.queued <= self._low_water:
+            self._drained()
         if self._ending and not self._queue and self._sending:
             link.send_packet(encode_head(self._send_seq, self.id, Kind.END, 0, 0, 0), b"", self.id)
             self._our_end_sent()
-        if self.queued <= self._low_water:
-            self._drained()
         return spent
 
     def _emit_fragment(self, link: Link, session_credit: SendCredit) -> int:
-        """Send one fragment of the first queued message; its cost, 0 without credit for it."""
+        """Send one fragment of the first queued message; what it took, 0 without credit for it."""
         message = self._queue[0]
         offset = self._offset
         credit = self._send_credit
@@ -308,15 +314,14 @@ class Channel:
             self._queue.popleft()
             self._offset = 0
             self.queued -= size + PACKET_COST
-        return cost
+        return size + PACKET_COST  # not the cost: a turn is as long for what compresses well
 
     @property
     def _low_water(self) -> int:
         return self.session.settings.high_water >> 1
 
     def _drained(self) -> None:
-        if self._producer is not None:
-            self._resume_producer()
+        self._resume_producer()
         if self._drain_waiters:
             waiters, self._drain_waiters = self._drain_waiters, []
             for waiter in waiters:
@@ -367,45 +372,49 @@ class Channel:
 
     def _deliver(self, flags: int, payload: memoryview | bytes, was_held: bool) -> None:
         cost = len(payload) + PACKET_COST
-        try:
-            if flags & _LZ4:
-                payload = decompress(payload, MAX_FRAGMENT)
-            if flags & _MORE or self._partial:
-                self._assemble(flags, payload)
-            elif len(payload) > self.session.settings.max_message:
-                self._refuse_message()
-            else:
-                self.protocol.message_received(bytes(payload))
-        except WireError as error:
-            self.reset(ResetCode.BAD_MESSAGE, str(error))
-        except Exception:
-            self.session.application_failed(self)
+        message = self._finish_message(flags, payload)
+        if message is not None:
+            self.session.call_application(self, self.protocol.message_received, message)
         if self._receive_credit.consume(cost) and self._receiving:
             self.session.renew_credit(self.id, self._receive_credit)
         self.session.intake.consumed(cost, was_held)
 
-    def _assemble(self, flags: int, payload: memoryview | bytes) -> None:
-        size = len(payload)
-        if self._partial_size + size > self.session.settings.max_message:
-            self._refuse_message()
-        elif not self.session.intake.reserve(size + PACKET_COST):
+    def _finish_message(self, flags: int, payload: memoryview | bytes) -> bytes | None:
+        """The message that this fragment completes; None if it goes on, or cannot be taken."""
+        if flags & _LZ4:
+            try:
+                payload = self._decompress(payload)
+            except WireError as error:
+                self.reset(ResetCode.BAD_MESSAGE, str(error))
+                return None
+        partial = self._partial
+        size = len(payload) if partial is None else len(partial) + len(payload)
+        if size > self.session.settings.max_message:
+            limit = self.session.settings.max_message
+            self.reset(ResetCode.MESSAGE_TOO_LARGE, f"messages here may have {limit} bytes")
+            return None
+        if partial is None and not flags & _MORE:
+            return bytes(payload)
+        if not self.session.intake.reserve(len(payload)):
             self.reset(ResetCode.LIMIT_EXCEEDED, "too many unfinished messages in this session")
-        else:
-            self._partial.append(bytes(payload))
-            self._partial_size += size
-            if not flags & _MORE:
-                message = b"".join(self._partial)
-                self._drop_partial()
-                self.protocol.message_received(message)
+            return None
+        if partial is None:
+            partial = self._partial = bytearray()
+        partial += payload
+        if flags & _MORE:
+            return None
+        self._drop_partial()
+        return bytes(partial)
 
-    def _refuse_message(self) -> None:
-        limit = self.session.settings.max_message
-        self.reset(ResetCode.MESSAGE_TOO_LARGE, f"messages here may have {limit} bytes")
+    def _decompress(self, block: memoryview | bytes) -> bytes:
+        if self.session.settings.compression is None:
+            raise WireError("this side takes no LZ4 blocks")
+        return decompress(block, MAX_FRAGMENT)
 
     def _drop_partial(self) -> None:
-        self.session.intake.release(self._partial_size + len(self._partial) * PACKET_COST)
-        self._partial.clear()
-        self._partial_size = 0
+        if self._partial is not None:
+            self.session.intake.release(len(self._partial))
+            self._partial = None
 
     @property
     def _sending(self) -> bool:
@@ -422,14 +431,13 @@ class Channel:
         self._move(ChannelState.OPEN)
         self.protocol.channel = self
         self.session.call_application(self, self.protocol.channel_opened)
-        if self.state is ChannelState.OPEN and self.ready:
-            self.session.outbox.put_channel(self)
 
     def close(self, reason: JetStreamError | None) -> None:
         """Forget everything; `reason` is None when both sides ended."""
         if self.state is ChannelState.CLOSED:
             return
         was_opening = self.state is ChannelState.OPENING
+        self._close_reason = reason
         self._move(ChannelState.CLOSED)
         self.session.channel_gone(self, reason)
         self._queue.clear()
@@ -440,7 +448,7 @@ class Channel:
         self._drop_partial()
         if self._producer is not None:
             producer, self._producer = self._producer, None
-            producer.stopProducing()
+            self.session.call_application(self, producer.stopProducing)
         self._tell_waiters(reason)
         if not was_opening:
             self.session.call_application(self, self.protocol.channel_closed, reason)
@@ -452,7 +460,7 @@ class Channel:
             self._move(ChannelState.ENDED)
 
     def _peer_end_delivered(self) -> None:
-        if self._partial:
+        if self._partial is not None:
             self.reset(ResetCode.BAD_MESSAGE, "the channel ended inside a message")
             return
         if self.state is ChannelState.ENDED:

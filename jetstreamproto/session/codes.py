@@ -16,6 +16,12 @@ MAX_SERVICE_NAME = 255
 """The longest service name, in UTF-8 bytes."""
 MAX_REASON = 256
 """The longest reason text of a RESET or GOAWAY, in UTF-8 bytes."""
+MAX_CODE = 0xFFFF
+"""The highest code a packet can carry; applications may use those from 256 on."""
+MAX_AGENT = 255
+"""Characters of the peer's agent that are kept."""
+MAX_CREDENTIAL = 1024
+"""The longest user name or password, in UTF-8 bytes."""
 DEFAULT_URGENCY = 3
 LOWEST_URGENCY = 7
 
@@ -34,3 +40,15 @@ class ResetCode(IntEnum):
     GOING_AWAY = 8
     BAD_MESSAGE = 9
     PROTOCOL_ERROR = 10
+
+
+def reason_bytes(reason: str) -> bytes:
+    """A reason as it is sent: UTF-8, cut between characters."""
+    data = reason.encode("utf-8", "replace")[:MAX_REASON]
+    return data.decode("utf-8", "ignore").encode()
+
+
+def reason_text(payload: memoryview) -> str:
+    """A reason the peer gave, fit to be shown."""
+    text = bytes(payload[:MAX_REASON]).decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -36,7 +36,7 @@ class SendCredit:
 class ReceiveCredit:
     """What we let the peer send, and how much of it the application has consumed."""
 
-    __slots__ = ("_consumed", "_due", "_granted", "_max_window", "_received", "_renewed", "window")
+    __slots__ = ("_consumed", "_granted", "_max_window", "_received", "_renewed", "window")
 
     def __init__(self, window: int, max_window: int) -> None:
         self.window = window
@@ -44,7 +44,6 @@ class ReceiveCredit:
         self._granted = window
         self._received = 0
         self._consumed = 0
-        self._due = window >> 1  # consumed bytes at which the limit is worth raising
         self._renewed = float("-inf")
 
     def receive(self, cost: int) -> None:
@@ -54,9 +53,13 @@ class ReceiveCredit:
             raise ProtocolViolation("the peer sent more than its credit allows")
 
     def consume(self, cost: int) -> bool:
-        """Account for `cost` bytes that the application took; whether `renew` is due."""
+        """Account for `cost` bytes that the application took; whether `renew` is due.
+
+        It is when that would at least double what the peer may still send: at half a window
+        where the application keeps up, sooner where part of the window is held back.
+        """
         self._consumed += cost
-        return self._consumed >= self._due
+        return self._consumed + self.window + self._received >= 2 * self._granted
 
     def renew(self, now: float, rtt: float | None) -> int:
         """The new limit to announce, at `now` seconds on a path of `rtt` seconds, if known."""
@@ -64,5 +67,4 @@ class ReceiveCredit:
             self.window = min(2 * self.window, self._max_window)
         self._renewed = now
         self._granted = self._consumed + self.window
-        self._due = self._consumed + (self.window >> 1)
         return self._granted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jetstreamproto.errors import ProtocolViolation
-from jetstreamproto.session.codes import MIN_WINDOW, PROTOCOL_VERSION
+from jetstreamproto.session.codes import MAX_AGENT, MAX_CREDENTIAL, MIN_WINDOW, PROTOCOL_VERSION
 from jetstreamproto.session.settings import SessionSettings
 from jetstreamproto.wire.session_messages import HELLO, Hello
 
@@ -35,4 +35,7 @@ def meet(payload: memoryview) -> Hello:
         raise ProtocolViolation(f"the peer announced a window of less than {MIN_WINDOW} bytes")
     if not hello.max_message:
         raise ProtocolViolation("the peer accepts no messages")
-    return hello
+    for credential in (hello.username or "", hello.password or ""):
+        if len(credential.encode()) > MAX_CREDENTIAL:
+            raise ProtocolViolation(f"a user name or password of over {MAX_CREDENTIAL} bytes")
+    return hello._replace(agent=hello.agent[:MAX_AGENT])

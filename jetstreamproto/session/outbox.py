@@ -35,6 +35,7 @@ class Outbox:
         "_wake",
         "credit",
         "link",
+        "replies",
     )
 
     def __init__(self, clock: IReactorTime, on_empty: Callable[[], None]) -> None:
@@ -44,13 +45,9 @@ class Outbox:
         self._on_empty = on_empty
         self._control: deque[tuple[bytes, bytes, int]] = deque()
         self._scheduler: Scheduler[Channel] = Scheduler()
+        self.replies = 0
         self._in_turn = False
         self._wake: IDelayedCall | None = None
-
-    @property
-    def control_waiting(self) -> int:
-        """How many of the session's own packets have not been sent yet."""
-        return len(self._control)
 
     def put_control(
         self, kind: Kind, channel_id: int, *, seq: int = 0, code: int = 0, payload: bytes = b""
@@ -60,6 +57,13 @@ class Outbox:
         self._control.append((head, payload, channel_id))
         if not self._in_turn:
             self.wake()
+
+    def put_reply(
+        self, kind: Kind, channel_id: int, *, seq: int = 0, code: int = 0, payload: bytes = b""
+    ) -> None:
+        """Queue a packet that the peer asked for; `replies` counts those that wait."""
+        self.replies += 1
+        self.put_control(kind, channel_id, seq=seq, code=code, payload=payload)
 
     def put_channel(self, channel: Channel) -> None:
         """`channel` has something to send."""
@@ -119,6 +123,7 @@ class Outbox:
         while link.writable:
             while control:
                 link.send_packet(*control.popleft())
+            self.replies = 0
             if spent >= _TURN_BYTES:
                 return False
             if credit.available < PACKET_COST + MIN_ROOM:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import Deferred
 
 from jetstreamproto.errors import ChannelClosed, JetStreamError
+from jetstreamproto.session.codes import PACKET_COST
 
 if TYPE_CHECKING:
     from jetstreamproto.session.channel import Channel
@@ -60,10 +61,10 @@ class Inbox(ChannelProtocol):
         """The next message. Fails with `ChannelClosed` after the last one, or with what broke."""
         if self._messages:
             message = self._messages.popleft()
-            self._size -= len(message)
+            self._size -= len(message) + PACKET_COST
             result: Deferred[bytes] = Deferred()
             result.callback(message)
-            if self._size < self._high_water >> 1:
+            if self._size <= self._high_water >> 1:
                 self.channel.resumeProducing()
             return result
         waiting: Deferred[bytes] = Deferred(self._waiting.remove)
@@ -87,7 +88,7 @@ class Inbox(ChannelProtocol):
             self._waiting.popleft().callback(message)
             return
         self._messages.append(message)
-        self._size += len(message)
+        self._size += len(message) + PACKET_COST
         if self._size >= self._high_water:
             self.channel.pauseProducing()
 

@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from jetstreamproto.errors import JetStreamError, SessionClosed
 
 _MAX_PINGS = 64
+_SHORTEST_WAIT = 0.01  # seconds: what is left to wait may be a rounding error
 
 
 class Pulse:
@@ -27,7 +28,7 @@ class Pulse:
         "_on_silent",
         "_pings",
         "_probing",
-        "_quiet",
+        "_quiet_since",
         "_send_ping",
         "heard",
         "rtt",
@@ -48,7 +49,7 @@ class Pulse:
         self._idle_timeout = idle_timeout
         self._send_ping = send_ping
         self._on_silent = on_silent
-        self._quiet = 0.0
+        self._quiet_since = 0.0
         self._beat_call: IDelayedCall | None = None
         self._probing = False
         self._pings: dict[int, tuple[float, Deferred[float] | None]] = {}
@@ -56,6 +57,7 @@ class Pulse:
 
     def start(self) -> None:
         """Begin to watch the peer."""
+        self._quiet_since = self._clock.seconds()
         self._beat_call = self._clock.callLater(self._heartbeat, self._beat)
 
     def stop(self, reason: JetStreamError) -> None:
@@ -100,13 +102,15 @@ class Pulse:
     def _beat(self) -> None:
         """A heartbeat's time has passed: was anything heard in it?"""
         self._beat_call = None
+        now = self._clock.seconds()
         if self.heard:
             self.heard = False
-            self._quiet = 0.0
-        else:
-            self._quiet += self._heartbeat
-            if self._quiet >= self._idle_timeout:
-                self._on_silent(self._quiet)
-                return
+            self._quiet_since = now
+        quiet = now - self._quiet_since
+        if quiet >= self._idle_timeout:
+            self._on_silent(quiet)
+            return
+        if quiet:
             self._send_ping(0)  # nobody waits for this answer, so it needs no number
-        self._beat_call = self._clock.callLater(self._heartbeat, self._beat)
+        wait = max(_SHORTEST_WAIT, min(self._heartbeat, self._idle_timeout - quiet))
+        self._beat_call = self._clock.callLater(wait, self._beat)

@@ -7,17 +7,16 @@ here. All its deadlines run on one clock that is given to it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from enum import Enum
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from jetstreamproto.errors import (
     HandshakeTimeout,
     JetStreamError,
-    NotAllowed,
+    NotLetIn,
     PeerSilent,
     ProtocolViolation,
     Refused,
@@ -28,10 +27,12 @@ from jetstreamproto.errors import (
 from jetstreamproto.session.channel import Channel
 from jetstreamproto.session.codes import (
     DEFAULT_URGENCY,
+    MAX_CODE,
     MAX_FRAGMENT,
-    MAX_REASON,
     PACKET_COST,
     ResetCode,
+    reason_bytes,
+    reason_text,
 )
 from jetstreamproto.session.credit import ReceiveCredit, SendCredit
 from jetstreamproto.session.host import SessionHost
@@ -40,6 +41,7 @@ from jetstreamproto.session.introduction import introduce, meet
 from jetstreamproto.session.outbox import Outbox
 from jetstreamproto.session.protocol import ChannelProtocol
 from jetstreamproto.session.pulse import Pulse
+from jetstreamproto.session.state import NEXT_STATES, SessionState
 from jetstreamproto.session.table import ChannelTable
 from jetstreamproto.transports.link import Link, Peer
 from jetstreamproto.wire.packet import Kind, PacketParts, encode_head
@@ -50,25 +52,8 @@ _DATA = int(Kind.DATA)
 
 P = TypeVar("P", bound=ChannelProtocol)
 
-_MAX_CONTROL = 8192
-"""Packets of the session itself that may wait to be sent; only a hostile peer causes more."""
-
-
-class SessionState(Enum):
-    CONNECTING = "connecting"  # until the peer's HELLO under the new keys
-    OPEN = "open"
-    DRAINING = "draining"  # either side is going away: no new channels
-    ENDING = "ending"  # no channels are left: the authenticated end is being exchanged
-    CLOSED = "closed"
-
-
-_NEXT_STATES = {
-    SessionState.CONNECTING: {SessionState.OPEN, SessionState.ENDING, SessionState.CLOSED},
-    SessionState.OPEN: {SessionState.DRAINING, SessionState.ENDING, SessionState.CLOSED},
-    SessionState.DRAINING: {SessionState.ENDING, SessionState.CLOSED},
-    SessionState.ENDING: {SessionState.CLOSED},
-    SessionState.CLOSED: set(),
-}
+_MAX_REPLIES = 8192
+"""Answers to a peer's packets that may wait to be sent; only a hostile peer causes more."""
 
 
 class Session:
@@ -81,9 +66,12 @@ class Session:
         "_connect_waiters",
         "_deadline",
         "_host",
+        "_introduced",
+        "_linked",
         "_pulse",
         "_refusal",
         "_table",
+        "_was_open",
         "avatar",
         "clock",
         "close_reason",
@@ -103,6 +91,9 @@ class Session:
         self.avatar: object | None = None
         self.close_reason: JetStreamError | None = None
         self.link: Link
+        self._linked = False
+        self._introduced = False
+        self._was_open = False
         self.outbox = Outbox(clock, self._outbox_empty)
         self._host = host
         self._client = client
@@ -121,11 +112,16 @@ class Session:
         self._close_waiters: list[Deferred[None]] = []
 
     def __repr__(self) -> str:
-        return f"<Session with {self.link.peer.address}, {self.state.value}>"
+        where = f"with {self.link.peer.address}, " if self._linked else ""
+        return f"<Session {where}{self.state.value}>"
 
     def start(self, link: Link) -> None:
         """The transport is there; the handshake may begin."""
         self.link = self.outbox.link = link
+        self._linked = True
+        if self._refusal is not None:
+            link.abort()
+            return
         self._deadline = self.clock.callLater(
             self.settings.handshake_timeout, self._handshake_timed_out
         )
@@ -170,7 +166,7 @@ class Session:
 
     def ping(self) -> Deferred[float]:
         """Ask the peer for an answer; fires with the round-trip time in seconds."""
-        if self.state in (SessionState.CONNECTING, SessionState.CLOSED):
+        if not self._was_open or self.state is SessionState.CLOSED:
             result: Deferred[float] = Deferred()
             result.errback(SessionClosed(f"no ping: the session is {self.state.value}"))
             return result
@@ -180,35 +176,32 @@ class Session:
 
     def close(self) -> Deferred[None]:
         """End every channel, then the session, within `drain_timeout`; fires when it is gone."""
-        if self.state is SessionState.CONNECTING:
-            self.link.abort()
-        elif self.state is SessionState.OPEN:
-            self._go_away(ResetCode.NO_ERROR, "")
+        self._leave(ResetCode.NO_ERROR, "")
         for channel in self.channels:
             channel.end()
         return self.when_closed()
 
     def drain(self, reason: str = "") -> Deferred[None]:
         """Tell the peer to finish its work here and go; after `drain_timeout` it is ended."""
-        if self.state is SessionState.CONNECTING:
-            self.link.abort()
-        elif self.state is SessionState.OPEN:
-            self._go_away(ResetCode.GOING_AWAY, reason)
+        self._leave(ResetCode.GOING_AWAY, reason)
         return self.when_closed()
 
     def abort(self) -> None:
         """Drop the connection at once. The peer sees a cut."""
-        self.link.abort()
+        if self._linked:
+            self.link.abort()
+        elif self._refusal is None:
+            self._refusal = SessionClosed("the session was given up before it was connected")
 
     def when_connected(self) -> Deferred[Session]:
         """Fires with this session once the peer has answered under the new keys."""
-        waiter: Deferred[Session] = Deferred()
-        if self.state is SessionState.CONNECTING:
-            self._connect_waiters.append(waiter)
-        elif self.state is SessionState.CLOSED:
+        waiter: Deferred[Session] = Deferred(self._connect_waiters.remove)
+        if self.state is SessionState.CLOSED:
             waiter.errback(self.close_reason or SessionClosed("the session has ended"))
-        else:
+        elif self._was_open:
             waiter.callback(self)
+        else:
+            self._connect_waiters.append(waiter)
         return waiter
 
     def when_closed(self) -> Deferred[None]:
@@ -277,9 +270,10 @@ class Session:
 
     # --- for channels ------------------------------------------------------------------
 
-    def send_reset(self, channel_id: int, code: int, reason: str) -> None:
-        payload = reason.encode()[:MAX_REASON]
-        self.outbox.put_control(Kind.RESET, channel_id, code=code, payload=payload)
+    def send_reset(self, channel_id: int, code: int, reason: str, *, asked: bool = False) -> None:
+        """Reset a channel, or answer the OPEN of one (`asked`)."""
+        put = self.outbox.put_reply if asked else self.outbox.put_control
+        put(Kind.RESET, channel_id, code=min(code, MAX_CODE), payload=reason_bytes(reason))
 
     def renew_credit(self, channel_id: int, credit: ReceiveCredit) -> None:
         """Announce a new limit of a channel, or of the session (0)."""
@@ -318,10 +312,11 @@ class Session:
             if kind == Kind.HELLO:
                 self._hello_received(meet(payload))
             elif kind == Kind.GOAWAY and self._client:
-                self._refusal = Refused(f"the server turned us away: {_text(payload)}")
+                kind_of = NotLetIn if code == ResetCode.NOT_ALLOWED else Refused
+                self._refusal = kind_of(f"the server turned us away: {reason_text(payload)}")
             else:
                 raise ProtocolViolation(f"packet kind {kind} before HELLO")
-        elif self.outbox.control_waiting > _MAX_CONTROL:
+        elif self.outbox.replies > _MAX_REPLIES:
             raise ProtocolViolation("the peer asks for more than it reads")
         elif kind == Kind.CREDIT:
             self._credit_received(channel_id, seq)
@@ -334,23 +329,30 @@ class Session:
         elif kind == Kind.ACCEPT:
             self._table.accept_received(channel_id)
         elif kind == Kind.RESET:
-            self._table.reset_received(channel_id, code, _text(payload))
+            self._table.reset_received(channel_id, code, reason_text(payload))
         elif kind == Kind.PING:
-            self.outbox.put_control(Kind.PONG, 0, seq=seq)
+            self.outbox.put_reply(Kind.PONG, 0, seq=seq)
         elif kind == Kind.PONG:
             self._pulse.pong_received(seq)
         elif kind == Kind.GOAWAY:
-            self._goaway_received(code, _text(payload))
+            self._goaway_received(code, reason_text(payload))
         else:
             raise ProtocolViolation(f"unknown packet kind {kind}")
 
     def _hello_received(self, hello: Hello) -> None:
-        self.peer_hello = hello
+        if self._introduced:
+            raise ProtocolViolation("a second HELLO")
+        self._introduced = True
+        self.peer_hello = hello._replace(password=None)  # not to be kept in memory
         self.outbox.credit = SendCredit(hello.session_window)
         if self._client:
             self._connected()
             return
-        verdict = self._host.authenticate(self, hello)
+        try:
+            verdict = self._host.authenticate(self, hello)
+        except Exception:
+            _log.failure("The judge of credentials failed")
+            verdict = fail()
         if verdict is None:
             self._connected()
         else:
@@ -366,7 +368,7 @@ class Session:
             "{peer} is not let in: {error}", peer=self.peer.address, error=failure.getErrorMessage()
         )
         if self.state is SessionState.CONNECTING:
-            self._refusal = NotAllowed(ResetCode.NOT_ALLOWED, "the peer is not let in")
+            self._refusal = NotLetIn("the peer is not let in")
             reason = b"unknown user or wrong password"
             self.outbox.put_control(Kind.GOAWAY, 0, code=ResetCode.NOT_ALLOWED, payload=reason)
             self._end()
@@ -375,6 +377,7 @@ class Session:
         if not self._client:
             self._send_hello()
         self._move(SessionState.OPEN)
+        self._was_open = True
         self._cancel_deadline()
         self._pulse.start()
         self._host.session_made(self)
@@ -432,8 +435,17 @@ class Session:
 
     # --- ends -------------------------------------------------------------------------
 
+    def _leave(self, code: int, reason: str) -> None:
+        """This side wants to end the session: at the latest when the deadline comes."""
+        if self.state is SessionState.CONNECTING:
+            self.abort()
+        elif self.state is SessionState.OPEN:
+            self._go_away(code, reason)
+        elif self.state is SessionState.DRAINING and self._deadline is None:
+            self._set_deadline()
+
     def _go_away(self, code: int, reason: str) -> None:
-        payload = reason.encode()[:MAX_REASON]
+        payload = reason_bytes(reason)
         last = self._table.newest_of_peer
         self.outbox.put_control(Kind.GOAWAY, 0, seq=last, code=code, payload=payload)
         self._start_draining()
@@ -468,19 +480,13 @@ class Session:
     def _violated(self, error: JetStreamError) -> None:
         _log.warn("{peer} broke the protocol: {error}", peer=self.peer.address, error=str(error))
         self._refusal = error
-        payload = str(error).encode()[:MAX_REASON]
+        payload = reason_bytes(str(error))
         head = encode_head(0, 0, Kind.GOAWAY, 0, ResetCode.PROTOCOL_ERROR, len(payload))
         self.link.send_packet(head, payload, 0)
         self.link.flush()
         self.link.fail(error)
 
     def _move(self, state: SessionState) -> None:
-        if state not in _NEXT_STATES[self.state]:
+        if state not in NEXT_STATES[self.state]:
             raise AssertionError(f"{self!r} cannot become {state.value}")
         self.state = state
-
-
-def _text(payload: memoryview) -> str:
-    """A reason the peer gave, fit to be shown."""
-    text = bytes(payload[:MAX_REASON]).decode("utf-8", "replace")
-    return "".join(c if c.isprintable() else "?" for c in text)

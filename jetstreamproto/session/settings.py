@@ -52,6 +52,9 @@ class SessionSettings:
                 raise ConfigurationError(f"{name} must be at least {MIN_WINDOW} bytes")
             if getattr(self, f"max_{name}") < getattr(self, name):
                 raise ConfigurationError(f"max_{name} must be at least {name}")
+        for name in ("max_message", "max_channels", "channel_window"):
+            if getattr(self, name) >= 1 << 32:
+                raise ConfigurationError(f"{name} must be less than 2**32, to be announced")
         for name in ("max_message", "max_channels", "high_water", "send_limit"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be positive")
@@ -60,8 +63,8 @@ class SessionSettings:
         for name in ("handshake_timeout", "heartbeat", "open_timeout", "drain_timeout"):
             if getattr(self, name) <= 0:
                 raise ConfigurationError(f"{name} must be positive")
-        if self.idle_timeout < self.heartbeat:
-            raise ConfigurationError("idle_timeout must be at least heartbeat")
+        if self.idle_timeout <= self.heartbeat:
+            raise ConfigurationError("idle_timeout must be longer than heartbeat")
 
 
 DEFAULT_SETTINGS = SessionSettings()

@@ -110,12 +110,13 @@ class ChannelTable:
     def _give_up(self, channel: Channel) -> None:
         """Whoever asked for `channel` has cancelled; its Deferred fails by that."""
         _, timer = self._openings.pop(channel.id)
-        timer.cancel()
+        if timer.active():
+            timer.cancel()
         channel.reset(ResetCode.CANCELLED)
 
     def accept_received(self, channel_id: int) -> None:
         """The peer accepts a channel that we opened."""
-        opening = self._openings.pop(channel_id, None)
+        opening = self._openings.get(channel_id)
         if opening is None:
             if self.find(channel_id) is not None:
                 raise ProtocolViolation(f"an ACCEPT for channel {channel_id}, which is open")
@@ -124,23 +125,26 @@ class ChannelTable:
         timer.cancel()
         channel = self._channels[channel_id]
         channel.opened()
-        opened.callback(channel.protocol)
+        if self._openings.pop(channel_id, None) is not None:  # not closed meanwhile
+            opened.callback(channel.protocol)
 
     def open_received(self, channel_id: int, request: Open) -> None:
         """The peer opens a channel: accept it or answer with a reset."""
         if channel_id % 2 == self._side or channel_id <= self._newest:
             raise ProtocolViolation(f"the peer may not open channel {channel_id}")
-        if request.urgency > LOWEST_URGENCY or not request.service:
-            raise ProtocolViolation("an OPEN without a service, or with an urgency over 7")
+        if request.urgency > LOWEST_URGENCY:
+            raise ProtocolViolation(f"an OPEN of urgency {request.urgency}")
+        if not 0 < len(request.service.encode()) <= MAX_SERVICE_NAME:
+            raise ProtocolViolation("an OPEN without a service name, or with one that is too long")
         self._newest = channel_id
         try:
             protocol = self._admit(request.service)
         except ChannelReset as refusal:
-            self._session.send_reset(channel_id, refusal.code, refusal.reason)
+            self._session.send_reset(channel_id, refusal.code, refusal.reason, asked=True)
             return
         channel = self._add(channel_id, request, protocol)
         self._theirs += 1
-        self._session.outbox.put_control(Kind.ACCEPT, channel_id)
+        self._session.outbox.put_reply(Kind.ACCEPT, channel_id)
         channel.opened()
 
     def _admit(self, service: str) -> ChannelProtocol:
@@ -151,7 +155,10 @@ class ChannelTable:
         if self._theirs >= session.settings.max_channels:
             raise ChannelReset(ResetCode.LIMIT_EXCEEDED, "too many channels are open")
         try:
-            return self._host.accept(session, service)
+            protocol = self._host.accept(session, service)
+            if not isinstance(protocol, ChannelProtocol):
+                raise TypeError(f"service {service!r} made {protocol!r}, not a ChannelProtocol")
+            return protocol
         except ChannelReset:
             raise
         except Exception:

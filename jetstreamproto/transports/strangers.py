@@ -16,6 +16,7 @@ _HTTP_METHODS = (
     b"TRAC",
     b"PRI ",
 )
+_HTML = (b"<htm", b"<!do")  # what web servers answer, bare, to what they take for HTTP/0.9
 _HTTP_REPLY = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
     b"This port speaks JetStream, not HTTP. Try: jetstream ping HOST:PORT\n"
@@ -35,7 +36,7 @@ def recognise(first: bytes) -> Stranger:
     """Who speaks, judged by the first bytes it sent (which are no JetStream record)."""
     if first[:4] in _HTTP_METHODS:
         return Stranger("HTTP", _HTTP_REPLY)
-    if first[:4] == b"HTTP":
+    if first[:4] == b"HTTP" or first[:4].lower() in _HTML:
         return Stranger("HTTP")
     if first[:2] == b"\x16\x03":
         return Stranger("plain TLS", _TLS_PROTOCOL_VERSION_ALERT)

@@ -145,9 +145,6 @@ class TcpLink:
     def start(self) -> None:
         """Begin the handshake. The user may be called before this returns."""
         assert self._handshake is not None
-        self._blocked = True  # registering a pull producer calls it at once
-        self._transport.registerProducer(self, False)  # type: ignore[attr-defined]
-        self._blocked = False
         self._handshake.start()
         self._send_handshake()
 
@@ -194,12 +191,13 @@ class TcpLink:
 
     def resumeProducing(self) -> None:
         """The transport has written everything it was given."""
-        if getattr(self._transport, "disconnecting", False):
-            # Closed by someone else, which waits for its producer to be done.
-            self._blocked = False
+        if not self._blocked:
+            return  # it is only being registered
+        self._blocked = False
+        self._transport.unregisterProducer()  # type: ignore[attr-defined]
+        if getattr(self._transport, "disconnecting", False):  # somebody else closes it
             self.fail(SessionCut("this side closed the connection"))
-        elif self._blocked and self._state not in _CLOSED:
-            self._blocked = False
+        elif self._state not in _CLOSED:
             self.flush()
             if self._state is _State.ENDING:
                 self._finish_sending()
@@ -236,8 +234,12 @@ class TcpLink:
             if isinstance(written, int) and written > 0:
                 record = record[written:]
             # an error will meet the transport again in its own write, where it is handled
-        self._blocked = True
         self._transport.write(bytes(record))
+        if not self._blocked:
+            # Only while there is something to wait for: some transports, as Twisted's TLS, ask a
+            # pull producer for more all the time, and all of them stay open for one.
+            self._transport.registerProducer(self, False)  # type: ignore[attr-defined]
+            self._blocked = True
 
     def _finish_sending(self) -> None:
         self.flush()
@@ -382,12 +384,9 @@ class TcpLink:
 
     def _fail_handshake(self, error: HandshakeError | ConfigurationError) -> None:
         if self._handshake is not None and not isinstance(error, NotJetStream):
-            flight = self._handshake.outgoing()
-            if flight:
-                self._write(plain_record(RecordType.CRYPTO, flight))
-            else:
-                alert = bytes(2) + str(error).encode()[:_MAX_ALERT_TEXT]
-                self._write(plain_record(RecordType.ALERT, alert))
+            self._send_handshake()  # an alert of TLS, unless it is we who are not content
+            alert = bytes(2) + str(error).encode()[:_MAX_ALERT_TEXT]
+            self._write(plain_record(RecordType.ALERT, alert))
         self.fail(error)
 
     # --- ends ------------------------------------------------------------------------
@@ -410,7 +409,8 @@ class TcpLink:
         self._failure = failure
         self._batch.clear()
         self._move(_State.CLOSING)
-        self._transport.unregisterProducer()  # type: ignore[attr-defined]
+        if self._blocked:
+            self._transport.unregisterProducer()  # type: ignore[attr-defined]
         return True
 
     def _cut_reason(self) -> JetStreamError:

@@ -23,6 +23,7 @@ PacketParts: TypeAlias = tuple[int, int, int, int, int, memoryview]
 class Kind(IntEnum):
     """What a packet is for."""
 
+    NONE = 0  # In no packet: the schema language wants every enum in a struct to have a zero.
     HELLO = 1
     OPEN = 2
     ACCEPT = 3

@@ -121,9 +121,7 @@ class _Parser:
         for name, declared in self._fields.items():
             self._tables[name].fields = tuple(self._resolve_field(one) for one in declared)
         root = None if self._root is None else self._resolve_root(self._root)
-        return Schema(
-            self._source, self._namespace, self._enums, self._structs, self._tables, root
-        )
+        return Schema(self._source, self._namespace, self._enums, self._structs, self._tables, root)
 
     # --- tokens --------------------------------------------------------------------------
 
@@ -161,6 +159,12 @@ class _Parser:
         if token.kind != "name":
             self._fail(f"expected {what} instead of {token}", token.line)
         return token.text
+
+    def _take_constant(self) -> _Token:
+        token = self._take()
+        if token.kind not in ("number", "name", "string"):
+            self._fail(f"{token} is not a constant", token.line)
+        return token
 
     def _take_path(self, what: str) -> str:
         path = self._take_name(what)
@@ -210,7 +214,7 @@ class _Parser:
         line = self._token.line
         name = self._take_name("an enum value's name")
         if self._take_if("="):
-            value = self._to_integer(self._take(), scalar)
+            value = self._to_integer(self._take_constant(), scalar)
         else:
             value = list(members.values())[-1] + 1 if members else 0
             self._check_range(value, scalar, line)
@@ -228,6 +232,8 @@ class _Parser:
             resolved = self._resolve_type(declared.type)
             if isinstance(resolved, Reference):
                 self._fail(f"a {resolved} inside a struct is not supported", declared.line)
+            if isinstance(resolved, Enum) and 0 not in resolved.members.values():
+                self._fail(f"{resolved} needs a zero to be inside a struct", declared.line)
             members.append((declared.name, resolved))
         if not members:
             self._fail(f"struct {name} without fields is not supported", line)
@@ -265,7 +271,7 @@ class _Parser:
         name = self._take_name("a field's name")
         self._expect(":")
         type_name = self._parse_type()
-        default = self._take() if self._take_if("=") else None
+        default = self._take_constant() if self._take_if("=") else None
         required = self._parse_required()
         self._expect(";")
         return _Declared(name, type_name, default, required, line)
@@ -345,11 +351,13 @@ class _Parser:
     # --- constants -----------------------------------------------------------------------
 
     def _to_scalar(self, token: _Token, scalar: Scalar) -> bool | int | float:
-        if scalar.python is bool and token.text in ("true", "false", "0", "1"):
-            return token.text in ("true", "1")
         if scalar.python is float:
             return self._to_float(token, scalar)
-        return self._to_integer(token, scalar)
+        if scalar.python is int:
+            return self._to_integer(token, scalar)
+        if token.text not in ("true", "false", "0", "1"):
+            self._fail(f"{token} is not a constant of type {scalar}", token.line)
+        return token.text in ("true", "1")
 
     def _to_integer(self, token: _Token, scalar: Scalar) -> int:
         try:

@@ -39,9 +39,7 @@ class Shape(ABC):
         return self.pick(self.slot.unpack_from(reader.view, at), 0, reader, at, depth)
 
     @abstractmethod
-    def pick(
-        self, scalars: Sequence[Any], index: int, reader: Reader, at: int, depth: int
-    ) -> Any:
+    def pick(self, scalars: Sequence[Any], index: int, reader: Reader, at: int, depth: int) -> Any:
         """The value whose scalars start at `index` and were unpacked from the slot at `at`."""
 
     @abstractmethod
@@ -55,9 +53,7 @@ class Shape(ABC):
 class InlineShape(Shape):
     """A value that is stored in its slot, so that it needs neither reader nor writer."""
 
-    def pick(
-        self, scalars: Sequence[Any], index: int, reader: Reader, at: int, depth: int
-    ) -> Any:
+    def pick(self, scalars: Sequence[Any], index: int, reader: Reader, at: int, depth: int) -> Any:
         return self.build(scalars, index)
 
     def put(self, value: Any, scalars: list[Any], writer: Writer, at: int, depth: int) -> None:
@@ -124,9 +120,7 @@ class StructShape(InlineShape):
 class ReferenceShape(Shape):
     """A value that the slot refers to."""
 
-    def pick(
-        self, scalars: Sequence[Any], index: int, reader: Reader, at: int, depth: int
-    ) -> Any:
+    def pick(self, scalars: Sequence[Any], index: int, reader: Reader, at: int, depth: int) -> Any:
         return self.load(reader, reader.target(at, scalars[index]), depth)
 
     def put(self, value: Any, scalars: list[Any], writer: Writer, at: int, depth: int) -> None:

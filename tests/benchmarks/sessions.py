@@ -7,6 +7,7 @@ the server verified, one byte echoed by the application, and a clean close.
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Sequence
 from dataclasses import replace
 from time import sleep
@@ -33,6 +34,7 @@ _RATE = "new sessions"
 _WARM_UP = 4  # sessions before the first look at the memory: what is made once is made by then
 _SETTLING = 0.5  # seconds
 _MARGIN = 60.0  # seconds that a run may take beyond its own time
+_OTHER_FILES = 100  # that a process has open besides its sessions
 _SLOWEST = 50.0  # sessions a second
 
 
@@ -69,6 +71,9 @@ def main() -> None:
         "--seconds", type=float, default=5.0, help="of new sessions in each round; 0 for none"
     )
     chosen = options.parse_args()
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if max(chosen.sessions, default=0) + _OTHER_FILES > files:
+        options.error(f"a process may open {files} files here (ulimit -Hn): fewer --sessions")
     cases = {f"{number} idle sessions": number for number in chosen.sessions}
 
     with certificate() as file:

@@ -29,7 +29,6 @@ from jetstreamproto.session.settings import SessionSettings
 from jetstreamproto.testing.pair import SessionPair
 from tests.doubles import KIB, MIB, Recorder, Registry, noise, windows
 
-
 _Case = SynchronousTestCase if TYPE_CHECKING else object
 
 
@@ -431,9 +430,7 @@ class SessionContract(_Case):
         closing = [pair.client.close(), pair.server.close()]
         for one in closing:
             pair.run(one)
-        self.assertEqual(
-            (mine.messages, theirs.messages), ([b"to the client"], [b"to the server"])
-        )
+        self.assertEqual((mine.messages, theirs.messages), ([b"to the client"], [b"to the server"]))
         self.assertIsNone(pair.client.close_reason)
         self.assertIsNone(pair.server.close_reason)
         self.check_closed(pair)
@@ -512,4 +509,3 @@ class SessionContract(_Case):
         pair.advance(1)
         self.assertEqual(pair.clock.getDelayedCalls(), [])
         self.assertEqual(pair.server_factory.sessions | pair.client_factory.sessions, set())
-

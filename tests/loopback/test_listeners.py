@@ -32,6 +32,7 @@ class ListenersTests(unittest.TestCase):
     def test_a_free_port_is_free_on_all_of_them(self) -> None:
         (taken,) = self.listen("127.0.0.2")
         create = socket.create_server
+        tried = False
 
         def first_the_taken_one(address: tuple[str, int], **options: object) -> socket.socket:
             nonlocal tried
@@ -40,7 +41,6 @@ class ListenersTests(unittest.TestCase):
                 tried, port = True, taken
             return create((host, port), **options)  # type: ignore[arg-type]
 
-        tried = False
         with mock.patch("socket.create_server", first_the_taken_one):
             ports = self.listen("127.0.0.1", "127.0.0.2")
         self.assertTrue(tried)

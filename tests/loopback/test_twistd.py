@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import stat
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from jetstreamproto.client import connect
 from jetstreamproto.errors import HandshakeError, NotAllowed, Refused
 from jetstreamproto.security.identity import Identity
 from jetstreamproto.security.trust import CertificateAuthority, PinnedKeys, Trust
-from jetstreamproto.session.protocol import ChannelProtocol
+from jetstreamproto.session.protocol import ChannelProtocol, Inbox
 from jetstreamproto.session.session import Session
 from tests.certificates import NOW, Authority
 from tests.loopback.server_process import (
@@ -48,8 +49,13 @@ class Told(ChannelProtocol):
 
 class TwistdTestCase(TestCase):
     def setUp(self) -> None:
-        self.home = Path(self.mktemp()).absolute()
-        self.home.mkdir(parents=True)
+        # The reactor that runs these tests leaves handlers behind which nobody needs afterwards,
+        # and which would keep signals from whatever runs the tests.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.home = Path(folder.name).resolve()
 
     async def serve(self, *arguments: str) -> Server:
         server = Server(self.home, arguments)
@@ -97,7 +103,7 @@ class StartTests(TwistdTestCase):
         server = await self.serve()
         session = await self.session(server.output)
         self.assertLess(await session.ping(), DEADLINE)
-        inbox = await session.open("echo")
+        inbox: Inbox = await session.open("echo")
         message = os.urandom(1 << 20)
         inbox.channel.send(message)
         self.assertEqual(await inbox.get(), message)
@@ -212,18 +218,22 @@ class DaemonTests(TwistdTestCase):
         self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "", ""))
         pid = int(pid_file.read_text())
         self.addCleanup(self.kill, pid_file, pid)
-        log = log_file.read_text()  # complete: twistd returns once the server has started
-        self.assertIn(LAST_LINE, log)
+        log = await self.logged(log_file, LAST_LINE)
         session = await self.session(log)
         await session.ping()
         os.kill(pid, signal.SIGTERM)
         await session.when_closed()
         self.assertIsNone(session.close_reason)
-        deadline = time.monotonic() + DEADLINE
-        while "Server Shut Down" not in log_file.read_text():
-            self.assertLess(time.monotonic(), deadline, log_file.read_text())
-            await deferLater(reactor, 0.02)  # type: ignore[arg-type]
+        await self.logged(log_file, "Server Shut Down")
         self.assertFalse(pid_file.exists())
+
+    async def logged(self, log_file: Path, text: str) -> str:
+        """The whole log, once `text` is in it."""
+        deadline = time.monotonic() + DEADLINE
+        while text not in (log := log_file.read_text()):
+            self.assertLess(time.monotonic(), deadline, log)
+            await deferLater(reactor, 0.02)
+        return log
 
     def kill(self, pid_file: Path, pid: int) -> None:
         if pid_file.exists():  # it did not end as it should have

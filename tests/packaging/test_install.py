@@ -62,7 +62,7 @@ def not_source(folder: str, names: list[str]) -> set[str]:
     """What tools leave in a checkout, and virtual environments."""
     left = shutil.ignore_patterns(
         ".*_cache", ".git", ".hypothesis", "__pycache__", "_trial_temp*", "build", "dist",
-        "*.egg-info", "*.pyc", "dropin.cache",
+        "*.egg-info", "*.pyc", "dropin.cache", "tests.*",
     )(folder, names)  # fmt: skip
     return left | {name for name in names if Path(folder, name, "pyvenv.cfg").exists()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.benchmarks.blocks import BlockSource, bulk_figures
 from tests.benchmarks.certificate import HOST
 from tests.benchmarks.job import Job
 from tests.benchmarks.round_trips import RoundTrips
+from tests.benchmarks.source_address import source_address
 from tests.benchmarks.window import Window
 
 SETTINGS = SessionSettings(
@@ -46,8 +48,12 @@ def client(job: Job) -> JetStreamClientFactory:
     return JetStreamClientFactory(PinnedKeys([identity.fingerprint]), host=HOST, settings=SETTINGS)
 
 
-async def connect(reactor: Any, job: Job, factory: JetStreamClientFactory) -> Session:
-    endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", job.port)
+async def connect(
+    reactor: Any, job: Job, factory: JetStreamClientFactory, number: int = 0
+) -> Session:
+    """Connection `number` of this process."""
+    source = source_address(number)
+    endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", job.port, bindAddress=source)
     protocol = await endpoint.connect(factory)
     return await protocol.when_connected()
 
@@ -94,10 +100,11 @@ class Sessions:
         self._reactor = reactor
         self._job = job
         self._factory = client(job)
+        self._numbers = count()
 
     async def open(self) -> Session:
         """A session whose peer has answered under the new keys."""
-        return await connect(self._reactor, self._job, self._factory)
+        return await connect(self._reactor, self._job, self._factory, next(self._numbers))
 
     async def idle(self) -> Session:
         """A session without channels, whose server has answered a ping."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from zope.interface import implementer
 from tests.benchmarks.certificate import HOST
 from tests.benchmarks.contenders import tcp
 from tests.benchmarks.job import Job
+from tests.benchmarks.source_address import source_address
 
 _MINIMUM = {"raiseMinimumTo": TLSVersion.TLSv1_3}
 
@@ -52,13 +54,15 @@ class _Dialer:
     def __init__(self, reactor: Any, job: Job) -> None:
         self._reactor = reactor
         self._port = job.port
+        self._numbers = count()
         certificate = Certificate.loadPEM(Path(job.certificate).read_bytes())
         self._options = optionsForClientTLS(
             HOST, trustRoot=certificate, extraCertificateOptions=_MINIMUM
         )
 
     def endpoint(self) -> IStreamClientEndpoint:
-        plain = TCP4ClientEndpoint(self._reactor, "127.0.0.1", self._port)
+        source = source_address(next(self._numbers))
+        plain = TCP4ClientEndpoint(self._reactor, "127.0.0.1", self._port, bindAddress=source)
         return wrapClientTLS(self._options, plain)
 
 

@@ -36,11 +36,9 @@ HOST = "server.example:9000"
 
 
 class TrustTestCase(FolderTestCase):
-    @classmethod
-    def setUpClass(cls) -> None:
-        cls.server = Identity.create(NOW)
-        cls.other = Identity.create(NOW)
-        cls.authority = Authority.create()
+    server = Identity.create(NOW)
+    other = Identity.create(NOW)
+    authority = Authority.create()
 
     def refuse(
         self,

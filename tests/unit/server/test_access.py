@@ -4,7 +4,7 @@ import unittest
 from datetime import UTC, datetime
 from typing import Any
 
-from twisted.internet.defer import succeed
+from twisted.internet.defer import Deferred, succeed
 
 from jetstreamproto.errors import NotAllowed
 from jetstreamproto.security.identity import Identity
@@ -12,6 +12,7 @@ from jetstreamproto.security.trust import PinnedKeys
 from jetstreamproto.server.access import AccessRules, AllowRule, peer_names, read_peer
 from jetstreamproto.services.echo import Discard, Echo
 from jetstreamproto.session.codes import ResetCode
+from jetstreamproto.session.protocol import Inbox
 from jetstreamproto.testing import SessionPair
 
 SERVICES = {"echo": Echo, "discard": Discard, "private": Echo}
@@ -34,7 +35,7 @@ class AccessTests(unittest.TestCase):
         """The client may use exactly these."""
         for service in SERVICES:
             with self.subTest(service):
-                opening = pair.client.open(service)
+                opening: Deferred[Inbox] = pair.client.open(service)
                 if service in services:
                     pair.run(opening)
                 else:
@@ -70,14 +71,11 @@ class AccessTests(unittest.TestCase):
 
     def test_a_certificate_has_the_rules_of_its_fingerprint(self) -> None:
         identity = Identity.create(datetime.now(UTC))
-        options = {
-            "server_options": {"clients": PinnedKeys([identity.fingerprint])},
-            "client_options": {
-                "identity": identity,
-            },
-        }
         server = Identity.create(datetime.now(UTC))
-        options["client_options"]["trust"] = PinnedKeys([server.fingerprint])
+        options: dict[str, Any] = {
+            "server_options": {"clients": PinnedKeys([identity.fingerprint])},
+            "client_options": {"identity": identity, "trust": PinnedKeys([server.fingerprint])},
+        }
         rules = rule(identity.fingerprint, "private"), rule("anonymous", "echo")
         pair = pair_under(*rules, identity=server, **options)
         self.assert_may(pair, "private")

@@ -2,11 +2,17 @@ from __future__ import annotations
 
 import socket
 from datetime import UTC, datetime
-from typing import Any
 
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import LogPublisher, globalLogPublisher
+from twisted.logger import (
+    ILogObserver,
+    LogEvent,
+    LogPublisher,
+    formatEvent,
+    globalLogPublisher,
+)
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from jetstreamproto.factory import JetStreamServerFactory
 from jetstreamproto.protocol import TurnedAway
@@ -39,9 +45,10 @@ def logged(publisher: LogPublisher, test: SynchronousTestCase) -> list[str]:
     """The lines that the server logs until the test ends."""
     lines: list[str] = []
 
-    def keep(event: Any) -> None:
+    @implementer(ILogObserver)
+    def keep(event: LogEvent) -> None:
         if event.get("log_namespace") == "jetstream":
-            lines.append(event["log_format"].format(**event))
+            lines.append(str(formatEvent(event)))
 
     publisher.addObserver(keep)
     test.addCleanup(publisher.removeObserver, keep)
@@ -63,13 +70,15 @@ class JetStreamServiceTests(SynchronousTestCase):
             self.reactor,
         )
 
-    def test_it_announces_itself_once_it_accepts(self) -> None:
+    def test_it_announces_itself_once_it_runs(self) -> None:
         self.assertEqual((self.lines, self.reactor.adoptedPorts), ([], []))
         self.service.startService()
-        self.assertEqual(self.lines, ["it listens", "it is well"])
         self.assertEqual(
             self.reactor.adoptedPorts, [(7, socket.AF_INET, self.factory)] * len(self.sockets)
         )
+        self.assertEqual(self.lines, [])
+        self.reactor.run()
+        self.assertEqual(self.lines, ["it listens", "it is well"])
 
     def test_the_reactor_has_descriptors_of_its_own(self) -> None:
         self.service.startService()

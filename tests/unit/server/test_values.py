@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import unittest
+from collections.abc import Mapping
 from pathlib import Path
 
 from hypothesis import given
@@ -12,7 +13,7 @@ FOLDER = Path("/etc/jetstream")
 
 
 class KindTests(unittest.TestCase):
-    def assert_text(self, kind: Kind, cases: dict[str, object]) -> None:
+    def assert_text(self, kind: Kind, cases: Mapping[str, object]) -> None:
         for text, expected in cases.items():
             with self.subTest(text):
                 self.assertEqual(kind.from_text(text), expected)

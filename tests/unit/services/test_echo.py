@@ -55,3 +55,18 @@ class DiscardTests(SynchronousTestCase):
                 pair.run_until(lambda mine=mine: "closed" in mine.events)
                 self.assertEqual(mine.messages, [sum(sizes).to_bytes(8, "big")])
                 self.assertIsNone(mine.reason)
+
+
+class ClosingTests(SynchronousTestCase):
+    def test_closing_the_session_under_a_service_is_no_failure_of_the_service(self) -> None:
+        for name in SERVICES:
+            with self.subTest(name):
+                pair = make_pair(SERVICES, latency=0.05)
+                mine = pair.run(pair.client.open(name, Recorder()))
+                for number in range(3):
+                    mine.channel.send(noise(1000, number))
+                pair.server.close()
+                pair.run(pair.client.when_closed())
+                pair.run(pair.server.when_closed())
+                self.assertEqual(self.flushLoggedErrors(), [])
+                self.assertIsNone(pair.server.close_reason)

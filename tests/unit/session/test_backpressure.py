@@ -151,9 +151,7 @@ class ProducerTests(BackpressureCase):
     def test_a_second_producer_is_refused_and_one_on_a_closed_channel_stopped(self) -> None:
         _, mine, _ = self.join()
         mine.channel.registerProducer(Push(mine.channel), True)
-        self.assertRaises(
-            RuntimeError, mine.channel.registerProducer, Push(mine.channel), True
-        )
+        self.assertRaises(RuntimeError, mine.channel.registerProducer, Push(mine.channel), True)
         mine.channel.unregisterProducer()
         mine.channel.registerProducer(Push(mine.channel), True)
         mine.channel.reset()
@@ -205,7 +203,7 @@ class ProducerTests(BackpressureCase):
         self.assertIsNone(pair.run(mine.channel.drained()))
 
     def test_one_waiter_may_cancel_another(self) -> None:
-        pair, mine, theirs = self.join(settings=SessionSettings(high_water=1000))
+        pair, mine, _ = self.join(settings=SessionSettings(high_water=1000))
         mine.channel.send(noise(10_000))
         first, second = mine.channel.drained(), mine.channel.drained()
         second.addErrback(lambda _: None)

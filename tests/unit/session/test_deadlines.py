@@ -358,9 +358,7 @@ class SettingsTests(SynchronousTestCase):
                 more = {"max_assembly": 1 << 40} if setting == "max_message" else {}
                 if setting == "channel_window":
                     more = {"max_channel_window": 1 << 40}
-                self.assertRaises(
-                    ConfigurationError, SessionSettings, **{setting: 1 << 32}, **more
-                )
+                self.assertRaises(ConfigurationError, SessionSettings, **{setting: 1 << 32}, **more)
 
     def test_settings_that_cannot_work_name_themselves(self) -> None:
         for setting, value in (

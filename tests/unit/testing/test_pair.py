@@ -142,7 +142,7 @@ class SessionPairTests(SynchronousTestCase):
         before = pair.clock.seconds()
         for number in range(64):
             inbox.channel.send(noise(16 * KIB, number))
-        for number in range(64):
+        for _ in range(64):
             self.assertEqual(len(pair.run(inbox.get())), 16 * KIB)
         self.assertLess(pair.clock.seconds() - before, 0.5)
 

@@ -1,0 +1,169 @@
+"""Our codecs against `flatc`, the reference implementation's compiler, by way of JSON."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+import unittest
+from enum import IntEnum
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jetstreamproto.wire.codec import Codec
+from jetstreamproto.wire.packet import Flag, Kind, encode_head, split_packets
+from jetstreamproto.wire.session_messages import HELLO, OPEN, Hello, Mode, Open
+from tests.unit.wire.test_layout_oracle import (
+    POOR,
+    RICH,
+    RICH_SCHEMA,
+    Box,
+    Color,
+    Leaf,
+    Level,
+    Node,
+    Point,
+    Rich,
+)
+
+FULL = Rich(
+    flag=False,
+    tiny=-128,
+    small=-32768,
+    medium=-5,
+    large=(1 << 63) - 1,
+    utiny=0,
+    usmall=65535,
+    umedium=(1 << 32) - 1,
+    ularge=(1 << 64) - 2,
+    ratio=0.25,
+    exact=-1234.5,
+    color=Color.BLUE,
+    level=Level.LOW,
+    number=1,
+    box=Box(Point(1.5, 2.5, 3), Point(-1.0, -2.0, -3), Level.HIGH, 513),
+    origin=Point(0.5, 8.0, 127),
+    title="title",
+    note='"quoted" \\ and\nlines',
+    remark="grüß dich, 世界 🌍",
+    data=bytes(range(7)),
+    view=memoryview(b"view"),
+    maybe=b"\xff",
+    flags=(True, False, True),
+    shorts=(-1, 0, 32767),
+    longs=(0, (1 << 64) - 1),
+    doubles=(0.5, -0.25, 1024.0),
+    colors=(Color.RED, Color.BLUE, Color.GREEN),
+    points=(Point(1.0, 2.0, 3), Point(4.0, 5.0, 6)),
+    names=("one", "", "three"),
+    leaf=Leaf("leaf", 12),
+    node=Node(1, Leaf(None, 2), (Node(2), Node(3, None, (Node(4, Leaf("deep", 0)),)))),
+    leaves=(Leaf("a"), Leaf("b", -1)),
+)
+
+
+def to_json(value: Any) -> Any:
+    """As `flatc` shows `value`: enums by name, absent fields not at all."""
+    if isinstance(value, IntEnum):
+        return value.name
+    if isinstance(value, bytes | memoryview):
+        return list(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        items = zip(value._fields, value, strict=True)
+        return {name: to_json(item) for name, item in items if item is not None}
+    if isinstance(value, tuple):
+        return [to_json(item) for item in value]
+    return value
+
+
+class FlatcTests(unittest.TestCase):
+    def setUp(self) -> None:
+        flatc = shutil.which("flatc")
+        if flatc is None:
+            raise unittest.SkipTest("flatc is not installed")
+        self.flatc = flatc
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.directory = Path(directory.name)
+
+    def run_flatc(self, *arguments: str) -> None:
+        done = subprocess.run(
+            [self.flatc, *arguments],
+            cwd=self.directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.assertEqual(done.returncode, 0, done.stdout)
+
+    def to_binary(self, schema: str, table: str, value: Any) -> bytes:
+        """The buffer that `flatc` makes of a JSON value."""
+        (self.directory / "schema.fbs").write_text(schema, "utf-8")
+        (self.directory / "value.json").write_text(json.dumps(value), "utf-8")
+        self.run_flatc("--binary", "--root-type", table, "schema.fbs", "value.json")
+        return (self.directory / "value.bin").read_bytes()
+
+    def to_value(self, schema: str, table: str, data: bytes, *options: str) -> Any:
+        """The JSON value that `flatc` makes of a buffer."""
+        (self.directory / "schema.fbs").write_text(schema, "utf-8")
+        (self.directory / "value.bin").write_bytes(data)
+        options = ("--json", "--strict-json", "--raw-binary", *options)
+        self.run_flatc(*options, "--root-type", table, "schema.fbs", "--", "value.bin")
+        return json.loads((self.directory / "value.json").read_text("utf-8"))
+
+    def check(self, schema: str, table: str, codec: Codec[Any], value: Any) -> None:
+        shown = to_json(value)
+        self.assertEqual(codec.decode(self.to_binary(schema, table, shown)), value)
+        self.assertEqual(self.to_value(schema, table, codec.encode(value)), shown)
+
+    def test_everything_a_schema_can_say(self) -> None:
+        shown = to_json(FULL)
+        shown["number"] = "RED"  # An enum for flatc, an int for us.
+        data = self.to_binary(RICH_SCHEMA, "test.rich.Rich", shown)
+        self.assertEqual(RICH.decode(data), FULL)
+        found = self.to_value(RICH_SCHEMA, "test.rich.Rich", RICH.encode(FULL))
+        self.assertEqual(found, shown)
+
+    def test_defaults(self) -> None:
+        given = {"origin": {"x": 0, "y": 0, "tag": 0}, "title": "", "node": {}}
+        data = self.to_binary(RICH_SCHEMA, "test.rich.Rich", given)
+        self.assertEqual(RICH.decode(data), POOR)
+
+    def test_the_session_messages(self) -> None:
+        schema = schema_text("session.fbs")
+        hello = Hello(1, 1 << 20, 100, 1 << 16, 1 << 33, True, "agent/1", "me", "")
+        self.check(schema, "jetstream.Hello", HELLO, hello)
+        self.check(schema, "jetstream.Hello", HELLO, hello._replace(username=None, password=None))
+        self.check(schema, "jetstream.Open", OPEN, Open("echo", Mode.EXPIRING, 7, 1500))
+
+    def test_it_reads_our_packets(self) -> None:
+        data = encode_head((1 << 64) - 1, 5, Kind.RESET, Flag.MORE, 404, 5) + b"bytes"
+        self.assertEqual(
+            self.to_value(schema_text("packet.fbs"), "jetstream.Packet", data, "--size-prefixed"),
+            {
+                "header": {
+                    "seq": (1 << 64) - 1,
+                    "channel": 5,
+                    "kind": "RESET",
+                    "flags": 1,
+                    "code": 404,
+                },
+                "payload": list(b"bytes"),
+            },
+        )
+
+    def test_we_read_its_packets(self) -> None:
+        header = {"seq": 1, "channel": 2, "kind": "PING", "flags": 0, "code": 3}
+        value = {"header": header, "payload": [1, 2, 3]}
+        data = self.to_binary(schema_text("packet.fbs"), "jetstream.Packet", value)
+        # It writes no size prefixes, and alignment counts from the start of the prefix.
+        data = (len(data) + 4).to_bytes(4, "little") + (data[0] + 4).to_bytes(4, "little") + data
+        ((*numbers, payload),) = split_packets(data)
+        self.assertEqual((numbers, bytes(payload)), ([1, 2, Kind.PING, 0, 3], b"\1\2\3"))
+
+
+def schema_text(name: str) -> str:
+    return (resources.files("jetstreamproto.wire") / "schema" / name).read_text("utf-8")
