@@ -51,9 +51,11 @@ class JetStreamProtocol(Protocol):
         self._link.data_received(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._link.connection_lost()
-        if self._on_lost is not None:
-            self._on_lost()
+        try:
+            self._link.connection_lost()
+        finally:
+            if self._on_lost is not None:
+                self._on_lost()
 
 
 class TurnedAway(Protocol):

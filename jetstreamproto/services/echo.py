@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jetstreamproto.errors import ChannelClosed, MessageTooLarge
+from jetstreamproto.errors import MessageTooLarge
 from jetstreamproto.session.codes import ResetCode
 from jetstreamproto.session.protocol import ChannelProtocol
 
@@ -21,8 +21,6 @@ class Echo(ChannelProtocol):
             self.channel.send(message)
         except MessageTooLarge as error:
             self.channel.reset(ResetCode.MESSAGE_TOO_LARGE, str(error))
-        except ChannelClosed:
-            return  # the session is being closed here, and what still comes has no way back
 
 
 class Discard(ChannelProtocol):

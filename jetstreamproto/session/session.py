@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from jetstreamproto.errors import (
+    ChannelClosed,
     HandshakeTimeout,
     JetStreamError,
     NotLetIn,
@@ -263,10 +264,12 @@ class Session:
         connects, self._connect_waiters = self._connect_waiters, []
         for connect in connects:
             connect.errback(ended)
-        self._host.session_lost(self, reason if not connecting else ended)
-        closes, self._close_waiters = self._close_waiters, []
-        for close in closes:
-            close.callback(None)
+        try:
+            self._host.session_lost(self, reason if not connecting else ended)
+        finally:
+            closes, self._close_waiters = self._close_waiters, []
+            for close in closes:
+                close.callback(None)
 
     # --- for channels ------------------------------------------------------------------
 
@@ -292,6 +295,9 @@ class Session:
         """Call into the application; what it raises resets the channel and is logged."""
         try:
             call(*args)
+        except ChannelClosed as error:  # what it sends crosses with the end of its channel
+            _log.info("{error}: it is being closed", error=str(error))
+            channel.reset(ResetCode.CANCELLED, "it was being closed")
         except Exception:
             self.application_failed(channel)
 

@@ -34,6 +34,7 @@ from jetstreamproto.session.settings import DEFAULT_SETTINGS, SessionSettings
 T = TypeVar("T")
 
 _STEPS = 100_000
+_ROUNDING = 1e-9  # seconds
 
 
 @implementer(ITransport)
@@ -49,7 +50,7 @@ class MemoryTransport:
         self._addresses = tuple(IPv4Address("TCP", "127.0.0.1", p) for p in (port, peer_port))
         self._protocol: Protocol
         self._other: MemoryTransport
-        self._waiting: deque[bytes] = deque()
+        self._on_the_way: deque[tuple[float, bytes]] = deque()  # when it arrives, and what
         self._producer: IProducer | None = None
         self._connected = True
         self._paused = False
@@ -59,10 +60,12 @@ class MemoryTransport:
         self._protocol, self._other = protocol, other
 
     def write(self, data: bytes) -> None:
-        if self._connected and not self.disconnecting:
+        if data and self._connected and not self.disconnecting:
             self.sent += len(data)
-            self._waiting.append(data)
-            self._pair.clock.callLater(self._pair.latency, self._deliver)
+            clock = self._pair.clock
+            self._on_the_way.append((clock.seconds() + self._pair.latency, data))
+            clock.callLater(self._pair.latency, self._deliver)
+            clock.callLater(0, self._written)
 
     def writeSequence(self, data: Any) -> None:
         self.write(b"".join(data))
@@ -74,7 +77,7 @@ class MemoryTransport:
 
     def abortConnection(self) -> None:
         if self._connected:
-            self._waiting.clear()
+            self._on_the_way.clear()
             self._pair.clock.callLater(0, self.lose, ConnectionAborted())
             self._pair.clock.callLater(self._pair.latency, self._other.lose, ConnectionLost())
 
@@ -100,27 +103,33 @@ class MemoryTransport:
         """Take bytes again."""
         self._paused = False
         self._pair.clock.callLater(0, self._deliver)
+        self._pair.clock.callLater(0, self._written)
 
     def lose(self, reason: Exception) -> None:
         """The connection is gone for this end."""
         if self._connected:
             self._connected = False
-            self._waiting.clear()
+            self._on_the_way.clear()
             self._protocol.connectionLost(Failure(reason))
 
+    def _written(self) -> None:
+        """The line has taken what was written; while it is paused it takes nothing."""
+        if self._connected and not self._paused and self._producer is not None:
+            self._producer.resumeProducing()  # type: ignore[attr-defined]
+
     def _deliver(self) -> None:
-        while self._waiting and not self._paused:
-            data = self._waiting.popleft()
+        """Hand over what has arrived by now."""
+        now = self._pair.clock.seconds()
+        while self._on_the_way and not self._paused and self._on_the_way[0][0] <= now + _ROUNDING:
+            _, data = self._on_the_way.popleft()
             step = self._pair.chop or len(data)
             for start in range(0, len(data), step):
                 if self._other._connected:
                     self._other._protocol.dataReceived(data[start : start + step])
-        if self._connected and not self._waiting and self._producer is not None:
-            self._producer.resumeProducing()  # type: ignore[attr-defined]
 
     def _finish(self) -> None:
         self._deliver()
-        if self._waiting:
+        if self._on_the_way:
             self._pair.clock.callLater(max(self._pair.latency, 0.001), self._finish)
             return
         self.lose(ConnectionDone())

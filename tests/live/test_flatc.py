@@ -137,7 +137,7 @@ class FlatcTests(unittest.TestCase):
         hello = Hello(1, 1 << 20, 100, 1 << 16, 1 << 33, True, "agent/1", "me", "")
         self.check(schema, "jetstream.Hello", HELLO, hello)
         self.check(schema, "jetstream.Hello", HELLO, hello._replace(username=None, password=None))
-        self.check(schema, "jetstream.Open", OPEN, Open("echo", Mode.EXPIRING, 7, 1500))
+        self.check(schema, "jetstream.Open", OPEN, Open("echo", Mode.EXPIRING, 7, 1500, True))
 
     def test_it_reads_our_packets(self) -> None:
         data = encode_head((1 << 64) - 1, 5, Kind.RESET, Flag.MORE, 404, 5) + b"bytes"

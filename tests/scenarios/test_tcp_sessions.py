@@ -568,7 +568,7 @@ class HostileSessionTests(TestCase):
     def test_header_only_records_cannot_hold_a_session(self) -> None:
         """Half a header, then nothing: the handshake's deadline does not wait for more."""
         pair = session_pair(connect=False)
-        pair.client_transport._waiting.clear()
+        pair.client_transport.pause()
         protocol = pair.server_transport._protocol
         for size in range(HEADER_SIZE):
             protocol.dataReceived(b"\x01\0\x10"[size : size + 1])

@@ -211,6 +211,7 @@ opens = st.builds(
     mode=st.sampled_from(Mode),
     urgency=st.integers(0, 255),
     deadline_ms=st.integers(0, (1 << 32) - 1),
+    secret=st.booleans(),
 )
 
 
