@@ -9,13 +9,18 @@ from twisted.application.internet import ClientService, backoffPolicy
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IProtocolFactory, IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory, Protocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from jetstreamproto.errors import SessionClosed
 from jetstreamproto.factory import JetStreamClientFactory
 from jetstreamproto.protocol import JetStreamProtocol
 from jetstreamproto.security.trust import Trust
 from jetstreamproto.session.session import Session
+from jetstreamproto.session.state import SessionState
 
 
 def connect(
@@ -60,14 +65,11 @@ class ReconnectingClient(Service):
         retry_policy: Callable[[int], float] | None = None,
         clock: IReactorTime | None = None,
     ) -> None:
-        self._prepare = prepare
-        self._session: Session | None = None
         self._connections = ClientService(
-            endpoint,
-            factory,
+            _SessionEndpoint(endpoint, factory, prepare),
+            Factory.forProtocol(_SessionHolder),
             retryPolicy=retry_policy or backoffPolicy(),
             clock=clock,
-            prepareConnection=self._prepare_connection,
         )
 
     def startService(self) -> None:
@@ -76,10 +78,10 @@ class ReconnectingClient(Service):
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
-        return Deferred.fromCoroutine(self._stop())
+        return self._connections.stopService()
 
     def when_connected(self, fail_after: int | None = None) -> Deferred[Session]:
-        """The session there is, or the next one.
+        """The session there is, or the next one; one that is closing does not count.
 
         Fails with what went wrong after `fail_after` attempts in a row (None: never), or with
         `CancelledError` when the service is stopped.
@@ -88,30 +90,67 @@ class ReconnectingClient(Service):
 
     async def _connected(self, fail_after: int | None) -> Session:
         while True:
-            await self._connections.whenConnected(failAfterFailures=fail_after)
-            session = self._session
-            if session is not None and session.accepts_channels:
+            holder: Any = await self._connections.whenConnected(failAfterFailures=fail_after)
+            session: Session = holder.session
+            if session.accepts_channels:
                 return session
-            if not self.running:
-                raise SessionClosed("the client was stopped")
-            if session is not None:
-                await session.when_closed()
+            await session.when_closed()
 
-    def _prepare_connection(self, protocol: Any) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._introduce(protocol))
 
-    async def _introduce(self, protocol: JetStreamProtocol) -> None:
-        session = await protocol.when_connected()
+class _SessionHolder(Protocol):
+    """A session, as `ClientService` knows connections: lost when the session is closed."""
+
+    transport: _SessionTransport  # type: ignore[assignment]
+
+    @property
+    def session(self) -> Session:
+        return self.transport.session
+
+
+@implementer(IStreamClientEndpoint)
+class _SessionEndpoint:
+    """Connects to sessions that are ready for use, where an endpoint connects to sockets.
+
+    So a handshake that fails is, for `ClientService`, a connection that fails.
+    """
+
+    def __init__(
+        self,
+        endpoint: IStreamClientEndpoint,
+        factory: JetStreamClientFactory,
+        prepare: Callable[[Session], Deferred[Any] | None] | None,
+    ) -> None:
+        self._endpoint = endpoint
+        self._factory = factory
+        self._prepare = prepare
+
+    def connect(self, factory: IProtocolFactory) -> Deferred[Any]:
+        return Deferred.fromCoroutine(self._connect(factory))
+
+    async def _connect(self, factory: IProtocolFactory) -> Any:
+        session = await _connect(self._endpoint, self._factory)
         try:
             prepared = self._prepare(session) if self._prepare is not None else None
             if prepared is not None:
                 await prepared
-        except Exception:
+        except BaseException:
             session.abort()
             raise
-        self._session = session
+        if session.state is SessionState.CLOSED:
+            raise session.close_reason or SessionClosed("the session ended at once")
+        holder: Any = factory.buildProtocol(None)  # type: ignore[arg-type]
+        holder.makeConnection(_SessionTransport(session))
+        session.when_closed().addCallback(
+            lambda _: holder.connectionLost(Failure(session.close_reason or ConnectionDone()))
+        )
+        return holder
 
-    async def _stop(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-        await self._connections.stopService()
+
+class _SessionTransport:
+    """What `ClientService` may ask of a session: to end."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def loseConnection(self) -> None:
+        self.session.close()

@@ -122,10 +122,10 @@ class JetStreamServerFactory(SessionFactory):
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         if self._draining:
-            return TurnedAway("the server is shutting down")
+            return TurnedAway("the server is shutting down", self.clock)
         ticket = self.admission.admit(getattr(addr, "host", "local"))
         if ticket is None:
-            return TurnedAway("the server has too many connections")
+            return TurnedAway("the server has too many connections", self.clock)
         session = Session(self, self.clock, client=False)
         self._tickets[session] = ticket
         protocol = JetStreamProtocol(

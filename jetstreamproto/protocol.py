@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
@@ -13,6 +14,9 @@ from jetstreamproto.security.records import DEFAULT_LIMITS, RecordLimits, Record
 from jetstreamproto.session.session import Session
 from jetstreamproto.sockets.profiles import tune_stream
 from jetstreamproto.transports.tcp import TcpLink
+
+_GOODBYE = 2.0
+"""Seconds that a peer which is turned away has to read why."""
 
 
 class JetStreamProtocol(Protocol):
@@ -59,12 +63,26 @@ class JetStreamProtocol(Protocol):
 
 
 class TurnedAway(Protocol):
-    """Tells a peer why there is no session for it, and closes."""
+    """Tells a peer why there is no session for it, and closes when the peer has read that.
 
-    def __init__(self, why: str) -> None:
+    Closing at once would meet the peer's hello with a reset, which takes the reason with it.
+    """
+
+    def __init__(self, why: str, clock: IReactorTime) -> None:
         self._why = why
+        self._clock = clock
+        self._deadline: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
-        assert self.transport is not None
-        self.transport.write(plain_record(RecordType.ALERT, bytes(2) + self._why.encode()))
-        self.transport.loseConnection()
+        transport = self.transport
+        assert transport is not None
+        transport.write(plain_record(RecordType.ALERT, bytes(2) + self._why.encode()))
+        if hasattr(transport, "loseWriteConnection"):
+            transport.loseWriteConnection()
+            self._deadline = self._clock.callLater(_GOODBYE, transport.abortConnection)  # type: ignore[attr-defined]
+        else:
+            transport.loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()

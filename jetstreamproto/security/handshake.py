@@ -103,6 +103,11 @@ class Handshake:
             if host and not is_ip_address(host):
                 self._connection.set_tlsext_host_name(canonical_name(host).encode("ascii"))
 
+    @property
+    def role(self) -> Role:
+        """Which end of the handshake this is."""
+        return self._tls.role
+
     def start(self) -> None:
         """Prepare the first flight (a client's hello); a server's start does nothing."""
         self._advance()

@@ -22,9 +22,10 @@ from jetstreamproto.errors import (
     ProtocolViolation,
     Refused,
     SessionCut,
+    TrustError,
     WireError,
 )
-from jetstreamproto.security.handshake import Handshake
+from jetstreamproto.security.handshake import Handshake, Role
 from jetstreamproto.security.keys import TAG_SIZE
 from jetstreamproto.security.records import (
     DEFAULT_LIMITS,
@@ -84,18 +85,17 @@ _NEXT_STATES = {
 }
 
 
-_CLOSED = frozenset({_State.CLOSING, _State.LOST})
-
-
 @implementer(IPullProducer)
 class TcpLink:
     """A `Link` over one TCP connection. The protocol that owns the connection feeds it."""
 
     __slots__ = (
+        "_answers",
         "_batch",
         "_batch_size",
         "_blocked",
         "_chunks",
+        "_closed",
         "_crypto_bytes",
         "_eager",
         "_failure",
@@ -125,8 +125,10 @@ class TcpLink:
         self._transport = transport
         self._user = user
         self._handshake: Handshake | None = handshake
+        self._answers = handshake.role is Role.SERVER
         self._limits = limits
         self._state = _State.HANDSHAKE
+        self._closed = False  # CLOSING or LOST, which is asked at every step
         self._failure: JetStreamError | None = None
         self._peer_ended = False
         self._crypto_bytes = 0
@@ -197,7 +199,7 @@ class TcpLink:
         self._transport.unregisterProducer()  # type: ignore[attr-defined]
         if getattr(self._transport, "disconnecting", False):  # somebody else closes it
             self.fail(SessionCut("this side closed the connection"))
-        elif self._state not in _CLOSED:
+        elif not self._closed:
             self.flush()
             if self._state is _State.ENDING:
                 self._finish_sending()
@@ -221,7 +223,7 @@ class TcpLink:
             size += packet
 
     def _write_sealed(self, kind: int, plaintext: bytes) -> None:
-        if self._sealer is not None and self._state not in _CLOSED:
+        if self._sealer is not None and not self._closed:
             self._write(_sealed[: self._sealer.seal(kind, plaintext, _sealed)])
 
     def _write(self, record: bytes | memoryview) -> None:
@@ -254,7 +256,7 @@ class TcpLink:
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the connection, chopped in any way."""
-        if self._state in _CLOSED:
+        if self._closed:
             return
         self.stats.bytes_received += len(data)
         if self._chunks:
@@ -276,6 +278,7 @@ class TcpLink:
         if self._state is not _State.CLOSING:
             self._failure = self._cut_reason()
         self._move(_State.LOST)
+        self._closed = True
         self._batch.clear()
         self._chunks.clear()
         self._handshake = None
@@ -292,7 +295,7 @@ class TcpLink:
                 self._need = end - offset
                 break
             self._record_received(kind, data[offset:start], view[start:end])
-            if self._state in _CLOSED:
+            if self._closed:
                 return
             offset = end
         else:
@@ -384,9 +387,10 @@ class TcpLink:
 
     def _fail_handshake(self, error: HandshakeError | ConfigurationError) -> None:
         if self._handshake is not None and not isinstance(error, NotJetStream):
-            self._send_handshake()  # an alert of TLS, unless it is we who are not content
-            alert = bytes(2) + str(error).encode()[:_MAX_ALERT_TEXT]
-            self._write(plain_record(RecordType.ALERT, alert))
+            self._send_handshake()  # with TLS's own alert, if it is TLS that fails
+            if not isinstance(error, TrustError | ConfigurationError):  # those name our files
+                alert = bytes(2) + str(error).encode()[:_MAX_ALERT_TEXT]
+                self._write(plain_record(RecordType.ALERT, alert))
         self.fail(error)
 
     # --- ends ------------------------------------------------------------------------
@@ -397,15 +401,22 @@ class TcpLink:
         A peer that does not read what was written for it is dropped without waiting, except when
         it is our end that it still has to read.
         """
+        turned_away = self._state is _State.HANDSHAKE and self._answers
         if self._open_to_close(failure):
             if self._blocked and self._eager and failure is not None:
                 self._transport.abortConnection()  # type: ignore[attr-defined]
+            elif turned_away and hasattr(self._transport, "loseWriteConnection"):
+                # Closing now, with bytes of the peer's unread, would reset the connection and take
+                # what was said with it. The peer closes when it has read that, or the deadline
+                # of the handshake ends the wait.
+                self._transport.loseWriteConnection()
             else:
                 self._transport.loseConnection()
 
     def _open_to_close(self, failure: JetStreamError | None) -> bool:
-        if self._state in _CLOSED:
+        if self._closed:
             return False
+        self._closed = True
         self._failure = failure
         self._batch.clear()
         self._move(_State.CLOSING)

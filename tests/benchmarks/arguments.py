@@ -36,6 +36,6 @@ def show(
         shown = {"benchmark": benchmark, "settings": settings, "machine": machine()}
         print(json.dumps({**shown, "cases": results.to_object()}))
         return
-    print(f"{benchmark}: medians of {options.rounds} rounds")
+    print(f"{benchmark}: median of rounds: {options.rounds}")
     for case in results.cases:
         print("\n" + compare(results, case, columns(case)))

@@ -5,16 +5,18 @@ The shares are of processor time.
 
 from __future__ import annotations
 
+import argparse
 import json
 import linecache
 import pstats
+import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import arguments, steps
+from tests.benchmarks import steps
 from tests.benchmarks.job import Job
 from tests.benchmarks.runner import OURS, Child, certificate, machine, note
 from tests.benchmarks.table import render
@@ -26,6 +28,7 @@ _TASKS = {
     "sessions": Job(OURS, "churn", "", concurrency=16),
 }
 _MARGIN = 60.0  # seconds that a run may take beyond its own time
+_C_METHOD = re.compile(r"<method '(\w+)' of '(?:.*\.)?(\w+)' objects>")
 
 Cost = dict[str, Any]
 
@@ -82,7 +85,8 @@ def _shares(costs: list[Cost], top: int) -> list[Cost]:
 def _function(file: str, name: str) -> str:
     """`session/channel.py emit`; the name alone for what is not Python."""
     if not file.endswith(".py"):
-        return name.strip("<>")
+        method = _C_METHOD.match(name)
+        return f"{method[2]}.{method[1]}" if method else name.strip("<>")
     parts = Path(file).parts
     known = [at for at, part in enumerate(parts) if part in ("jetstreamproto", "twisted", "tests")]
     if not known:
@@ -111,11 +115,12 @@ def show_steps(timings: dict[str, float]) -> None:
 
 
 def main() -> None:
-    options = arguments.parser("Where the time goes.", ["tls", "tcp", "amp", "int32"], rounds=1)
+    options = argparse.ArgumentParser(description="Where the time goes.")
     options.add_argument("--tasks", nargs="*", choices=_TASKS, default=["bulk", "rpc"])
     options.add_argument("--seconds", type=float, default=3.0, help="of each task")
     options.add_argument("--top", type=int, default=12, help="lines of each table")
     options.add_argument("--sampled", action="store_true", help="sample lines, without cProfile")
+    options.add_argument("--json", action="store_true", help="print one JSON object")
     options.add_argument("--no-steps", action="store_true", help="do not time single steps")
     chosen = options.parse_args()
     found: dict[str, list[Cost]] = {}

@@ -24,7 +24,7 @@ from jetstreamproto.factory import JetStreamClientFactory, JetStreamServerFactor
 from jetstreamproto.security.handshake import Role
 from jetstreamproto.security.identity import Identity
 from jetstreamproto.security.keys import Cipher
-from jetstreamproto.security.records import MAX_PLAIN_BODY, RecordType, plain_record
+from jetstreamproto.security.records import HEADER_SIZE, MAX_PLAIN_BODY, RecordType, plain_record
 from jetstreamproto.security.trust import CertificateAuthority, KnownHosts, PinnedKeys, Trust
 from jetstreamproto.services.echo import Echo
 from jetstreamproto.session.session import SessionState
@@ -267,6 +267,27 @@ class KnownHostsTests(TrustTestCase):
         self.assert_says(ours, WrongFingerprint, self.HOST, str(self.path), "key was changed")
         self.assert_says(theirs, HandshakeError, REFUSED)
         self.accept(self.trust())
+
+    def test_nothing_of_our_files_is_told_to_a_stranger(self) -> None:
+        """What is written before there are keys can be read by anyone."""
+        for line in (f"{self.HOST} {CLIENT.fingerprint}", f"{self.HOST} nonsense"):
+            self.path.write_text(line + "\n")
+            pair = self.pair(self.trust())
+            written: list[bytes] = []
+            protocol = pair.server_transport._protocol
+            protocol.dataReceived = written.append  # type: ignore[method-assign]
+            pair.advance(0)
+            drive(foreign := foreign_connection(Role.SERVER, identity=SERVER))
+            foreign.bio_write(written.pop()[HEADER_SIZE:])
+            flight = plain_record(RecordType.CRYPTO, drive(foreign))
+            pair.client_transport._protocol.dataReceived(flight)
+            pair.advance(0)
+            self.assertIs(pair.client.state, SessionState.CLOSED)
+            self.assertIn(str(self.path), str(pair.client.close_reason))
+            everything = b"".join(written)
+            self.assertTrue(everything, "TLS has its alert")
+            self.assertNotIn(str(self.path).encode(), everything)
+            self.assertNotIn(CLIENT.fingerprint.encode(), everything)
 
     def test_our_own_server(self) -> None:
         self.accept(self.trust(own=SERVER.fingerprint))

@@ -25,10 +25,17 @@ from jetstreamproto.errors import (
 )
 from jetstreamproto.factory import JetStreamServerFactory
 from jetstreamproto.protocol import JetStreamProtocol, TurnedAway
-from jetstreamproto.security.handshake import Handshake
+from jetstreamproto.security.handshake import Handshake, Role, TlsContext
 from jetstreamproto.security.identity import Identity
 from jetstreamproto.security.keys import Cipher
-from jetstreamproto.security.records import HEADER_SIZE, RecordLimits, RecordType
+from jetstreamproto.security.records import (
+    HEADER_SIZE,
+    RecordLimits,
+    RecordSealer,
+    RecordType,
+    plain_record,
+)
+from jetstreamproto.security.trust import PinnedKeys
 from jetstreamproto.services.echo import Discard, Echo
 from jetstreamproto.session.channel import Channel
 from jetstreamproto.session.protocol import ChannelProtocol, Inbox
@@ -37,12 +44,14 @@ from jetstreamproto.session.settings import SessionSettings
 from jetstreamproto.testing import SessionPair
 from jetstreamproto.transports.admission import AdmissionLimits
 from jetstreamproto.transports.tcp import TcpLink
-from jetstreamproto.wire.packet import encode_head
+from jetstreamproto.wire.packet import Kind, encode_head
+from jetstreamproto.wire.session_messages import HELLO, Hello
 from tests.certificates import NOW
-from tests.unit.security.test_records import split
+from tests.unit.security.test_records import seal, split
 from tests.unit.transports.test_tcp import Transport
 
 SERVER = Identity.create(NOW)
+CLIENTS = TlsContext(Role.CLIENT, trust=PinnedKeys([SERVER.fingerprint]))
 TINY = RecordLimits(records=2, hard_records=3)
 PLAIN = SessionSettings(compression=None)
 PATIENT = SessionSettings(
@@ -515,6 +524,10 @@ class ResidueTests(TestCase):
         del pair, inbox, ignored
         self.assertEqual(clock.getDelayedCalls(), [])
         self.assertEqual([len(factory.sessions) for factory in factories], [0] * 60)
+        for factory in factories[1::2]:
+            self.assertEqual(factory._tickets, {})
+            left = {name: value for name, value in vars(factory.admission).items() if value}
+            self.assertEqual(set(left), {"limits"})
         self.assertEqual(self.living(), before)
 
     def test_an_idle_session_holds_nothing_of_tls(self) -> None:
@@ -552,6 +565,68 @@ class HostileSessionTests(TestCase):
             pair.advance(0)
         pair.advance(61)
         self.assertIs(pair.server.state, SessionState.CLOSED)
+
+    def test_any_records_from_a_peer_that_has_the_keys(self) -> None:
+        """Sealed as they should be, and otherwise in no order and of no sense."""
+        reasons = set()
+        for seed in range(150):
+            generator = random.Random(seed)
+            clock = Clock()
+            factory = JetStreamServerFactory(
+                SERVER,
+                {"echo": Echo},
+                reactor=clock,  # type: ignore[arg-type]
+            )
+            address = IPv4Address("TCP", "192.0.2.1", 50000)
+            protocol: Any = factory.buildProtocol(address)
+            transport = Transport(address)
+            protocol.makeConnection(transport)
+            peer = Handshake(CLIENTS, now=NOW)
+            peer.start()
+            protocol.dataReceived(plain_record(RecordType.CRYPTO, peer.outgoing()))
+            for record in split(transport.take()):
+                peer.receive(record[HEADER_SIZE:])
+            protocol.dataReceived(plain_record(RecordType.CRYPTO, peer.outgoing()))
+            sealer = RecordSealer(peer.traffic_keys(b"tcp")[0])
+            for _ in range(generator.randrange(1, 12)):
+                protocol.dataReceived(self.any_record(generator, sealer))
+                clock.advance(generator.choice((0, 0, 0.1)))
+                transport.take()
+            clock.advance(11)
+            protocol.connectionLost()
+            with self.subTest(seed=seed):
+                self.assertIs(protocol.session.state, SessionState.CLOSED)
+                self.assertIsInstance(protocol.session.close_reason, JetStreamError | None)
+                self.assertEqual(clock.getDelayedCalls(), [])
+                self.assertEqual((factory.sessions, factory._tickets), (set(), {}))
+            reasons.add(type(protocol.session.close_reason).__name__)
+        self.assertGreaterEqual(len(reasons), 4, reasons)
+
+    def any_record(self, generator: random.Random, sealer: RecordSealer) -> bytes:
+        kind = generator.randrange(10)
+        if kind < 3:
+            hello = HELLO.encode(Hello(1, 1 << 20, 10, 1 << 20, 1 << 20))
+            head = encode_head(0, 0, Kind.HELLO, 0, 0, len(hello))
+            return seal(sealer, head + hello)
+        if kind == 3:
+            return seal(sealer, b"", RecordType.END)
+        if kind == 4:
+            record = seal(sealer, b"", RecordType.REKEY)
+            sealer._keys = sealer._keys.next_epoch()
+            return record
+        if kind == 5:
+            return seal(sealer, generator.randbytes(generator.randrange(100)))
+        if kind == 6:
+            return seal(sealer, b"")
+        if kind == 7:
+            payload = generator.randbytes(generator.randrange(40))
+            numbers = (generator.randrange(4), generator.randrange(4), generator.randrange(13))
+            return seal(sealer, encode_head(*numbers, 0, 0, len(payload)) + payload)
+        if kind == 8:
+            return plain_record(
+                generator.choice((RecordType.CRYPTO, RecordType.ALERT)), generator.randbytes(20)
+            )
+        return generator.randbytes(generator.randrange(1, 30))
 
     def test_thousands_of_opens_at_once(self) -> None:
         """The session's own packets can be more than a record holds."""
