@@ -45,9 +45,9 @@ class JetStreamProtocol(Protocol):
 
     def connectionMade(self) -> None:
         assert self.transport is not None and self._handshake is not None
-        tune_stream(self.transport)
+        unsent = tune_stream(self.transport, self.session.clock)
         handshake, self._handshake = self._handshake, None
-        self._link = TcpLink(self.transport, self.session, handshake, self._limits)
+        self._link = TcpLink(self.transport, self.session, handshake, self._limits, unsent)
         self.session.start(self._link)
         self._link.start()
 

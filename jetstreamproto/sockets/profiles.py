@@ -1,23 +1,76 @@
-"""What a JetStream TCP connection sets on its socket."""
+"""What a JetStream TCP connection sets on its socket and its Twisted transport."""
 
 from __future__ import annotations
 
 import socket
 from typing import Any
 
-NOT_SENT_LOW_WATER = 1 << 18
-"""Bytes that may wait in the kernel unsent: enough to keep the link busy between two turns of the
-reactor, and no more, because whatever is there goes before an urgent message (tcp(7))."""
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.interfaces import IReactorTime
+
+TRANSFER_SIZE = 1 << 18
+"""Bytes that are read or written with one system call; Twisted's own are 64 and 128 KiB."""
+
+_FIRST_LIMIT = 1 << 18
+_LEAST_LIMIT, _MOST_LIMIT = 1 << 17, 1 << 22
+_SHORT_WAIT, _LONG_WAIT = 0.0025, 0.01
 
 
-def tune_stream(transport: Any) -> None:
-    """Set TCP_NODELAY and TCP_NOTSENT_LOWAT where `transport` is a TCP connection that has them."""
+def tune_stream(transport: Any, clock: IReactorTime) -> UnsentLimit | None:
+    """Set what pays on a TCP connection, and leave other transports as they are.
+
+    TCP_NODELAY, larger system calls, and the limit on unsent bytes that is returned.
+    """
     if hasattr(transport, "setTcpNoDelay"):
         transport.setTcpNoDelay(True)
     handle = transport.getHandle() if hasattr(transport, "getHandle") else None
-    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
-    if isinstance(handle, socket.socket) and option is not None:
+    if not isinstance(transport, FileDescriptor) or not isinstance(handle, socket.socket):
+        return None
+    transport.SEND_LIMIT = TRANSFER_SIZE
+    return UnsentLimit.of(handle, clock)
+
+
+class UnsentLimit:
+    """Bounds what waits in the kernel to be sent (TCP_NOTSENT_LOWAT, tcp(7)) by time.
+
+    Whatever is there goes before an urgent message, so it should be little; but each time it has
+    drained costs a turn of the reactor, so it should not be too little. The kernel wakes the
+    writer when half of it is gone: the limit is doubled when that took less than 2.5 ms and
+    halved when it took over 10 ms, from 128 KiB to 4 MiB.
+    """
+
+    __slots__ = ("_blocked_at", "_clock", "_handle", "limit")
+
+    def __init__(self, handle: socket.socket, clock: IReactorTime) -> None:
+        self.limit = 0
+        self._handle = handle
+        self._clock = clock
+        self._blocked_at = 0.0
+
+    @classmethod
+    def of(cls, handle: socket.socket, clock: IReactorTime) -> UnsentLimit | None:
+        """The limit of a socket; None where the kernel or the kind of socket has none."""
+        if not hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            return None
+        limit = cls(handle, clock)
+        return limit if limit._set(_FIRST_LIMIT) else None
+
+    def blocked(self) -> None:
+        """The socket takes no more."""
+        self._blocked_at = self._clock.seconds()
+
+    def drained(self) -> None:
+        """The socket takes more again."""
+        wait = self._clock.seconds() - self._blocked_at
+        if wait < _SHORT_WAIT and self.limit < _MOST_LIMIT:
+            self._set(2 * self.limit)
+        elif wait > _LONG_WAIT and self.limit > _LEAST_LIMIT:
+            self._set(self.limit >> 1)
+
+    def _set(self, limit: int) -> bool:
         try:
-            handle.setsockopt(socket.IPPROTO_TCP, option, NOT_SENT_LOW_WATER)
+            self._handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limit)
         except OSError:
-            return  # not a TCP socket, or a kernel without it: the connection works all the same
+            return False  # not TCP, or closed meanwhile
+        self.limit = limit
+        return True

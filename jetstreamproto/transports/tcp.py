@@ -40,11 +40,12 @@ from jetstreamproto.security.records import (
     parse_header,
     plain_record,
 )
+from jetstreamproto.sockets.profiles import UnsentLimit
 from jetstreamproto.transports.link import LinkStats, LinkUser, Peer
 from jetstreamproto.transports.strangers import recognise
 from jetstreamproto.wire.packet import HEAD_SIZE, split_packets
 
-RECORD_SIZE = 1 << 16
+RECORD_SIZE = 1 << 17
 """Plaintext bytes at which a batch of packets is sealed; a record has at most one packet more."""
 
 _PACKETS = int(RecordType.PACKETS)
@@ -108,6 +109,7 @@ class TcpLink:
         "_sealer",
         "_state",
         "_transport",
+        "_unsent",
         "_user",
         "peer",
         "stats",
@@ -119,6 +121,7 @@ class TcpLink:
         user: LinkUser,
         handshake: Handshake,
         limits: RecordLimits = DEFAULT_LIMITS,
+        unsent: UnsentLimit | None = None,
     ) -> None:
         self.peer = Peer(_address_text(transport))
         self.stats = LinkStats()
@@ -127,6 +130,7 @@ class TcpLink:
         self._handshake: Handshake | None = handshake
         self._answers = handshake.role is Role.SERVER
         self._limits = limits
+        self._unsent = unsent
         self._state = _State.HANDSHAKE
         self._closed = False  # CLOSING or LOST, which is asked at every step
         self._failure: JetStreamError | None = None
@@ -196,6 +200,8 @@ class TcpLink:
         if not self._blocked:
             return  # it is only being registered
         self._blocked = False
+        if self._unsent is not None:
+            self._unsent.drained()
         self._transport.unregisterProducer()  # type: ignore[attr-defined]
         if getattr(self._transport, "disconnecting", False):  # somebody else closes it
             self.fail(SessionCut("this side closed the connection"))
@@ -242,6 +248,8 @@ class TcpLink:
             # pull producer for more all the time, and all of them stay open for one.
             self._transport.registerProducer(self, False)  # type: ignore[attr-defined]
             self._blocked = True
+            if self._unsent is not None:
+                self._unsent.blocked()
 
     def _finish_sending(self) -> None:
         self.flush()
