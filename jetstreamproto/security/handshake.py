@@ -93,7 +93,7 @@ class Handshake:
         self._tls = tls
         self._now = now
         self._refusal: JetStreamError | None = None
-        self._judged = False
+        self._judged: x509.Certificate | None = None  # and not proved before the end
         self._connection = tls.connection()
         self._connection.set_app_data(ref(self))  # no cycle: it goes as soon as it is dropped
         if tls.role is Role.SERVER:
@@ -159,9 +159,9 @@ class Handshake:
                 raise CertificateRejected(
                     f"the peer's certificate is refused: {_chain_fault(chain_error)}"
                 )
-            if depth == 0 and not self._judged:  # OpenSSL asks once more for each fault it sees
-                trust.check(certificate.to_cryptography(), self._now)
-                self._judged = True
+            if depth == 0 and self._judged is None:  # OpenSSL asks once more for each fault it sees
+                self._judged = certificate.to_cryptography()
+                trust.check(self._judged, self._now)
         except (TrustError, ConfigurationError) as refusal:
             self._refusal = refusal
             return False
@@ -179,7 +179,7 @@ class Handshake:
             raise self._refusal or _explain(error) from error
         if self._connection.get_alpn_proto_negotiated() != ALPN:
             raise HandshakeError(f"the peer did not agree on the protocol {ALPN.decode()} (ALPN)")
-        self.peer_certificate = self._connection.get_peer_certificate(as_cryptography=True)
+        self.peer_certificate = self._judged
         self.complete = True
 
     def _read_after(self) -> None:

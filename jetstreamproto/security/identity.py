@@ -9,6 +9,7 @@ import stat
 import tempfile
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography import x509
@@ -115,6 +116,7 @@ class Identity:
         )
 
 
+@lru_cache(maxsize=1024)
 def fingerprint(certificate: x509.Certificate) -> str:
     """`sha256:` and the unpadded base64url SHA-256 of the certificate's public key (SPKI, DER)."""
     spki = certificate.public_key().public_bytes(

@@ -18,7 +18,8 @@ EXPORTER_LABEL = b"EXPORTER-JetStream-1"
 SECRET_SIZE = 48
 TAG_SIZE = 16
 
-_IV_SIZE = 12
+_KEY_SIZE, _IV_SIZE = 32, 12
+_LABEL = b"jetstream keys"
 
 
 class Cipher(Enum):
@@ -51,10 +52,11 @@ class TrafficKeys:
     def __init__(self, secret: bytes, cipher: Cipher, epoch: int = 0) -> None:
         self.cipher = cipher
         self.epoch = epoch
-        key = _expand(secret, b"jetstream key", 32)
+        block = HKDFExpand(SHA384(), _KEY_SIZE + _IV_SIZE + SECRET_SIZE, _LABEL).derive(secret)
+        key, rest = block[:_KEY_SIZE], block[_KEY_SIZE:]
         self.aead: Aead = AESGCM(key) if cipher is Cipher.AES_256_GCM else ChaCha20Poly1305(key)
-        self.iv = int.from_bytes(_expand(secret, b"jetstream iv", _IV_SIZE), "big")
-        self._next_secret = _expand(secret, b"jetstream next", SECRET_SIZE)
+        self.iv = int.from_bytes(rest[:_IV_SIZE], "big")
+        self._next_secret = rest[_IV_SIZE:]
 
     def next_epoch(self) -> TrafficKeys:
         """The keys that follow these."""
@@ -71,7 +73,3 @@ def split_export(exported: bytes) -> tuple[bytes, bytes]:
     if len(exported) != 2 * SECRET_SIZE:
         raise ValueError(f"expected {2 * SECRET_SIZE} exported bytes, got {len(exported)}")
     return exported[:SECRET_SIZE], exported[SECRET_SIZE:]
-
-
-def _expand(secret: bytes, label: bytes, size: int) -> bytes:
-    return HKDFExpand(SHA384(), size, label).derive(secret)

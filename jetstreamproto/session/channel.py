@@ -21,6 +21,7 @@ from jetstreamproto.errors import (
 )
 from jetstreamproto.session.codes import MAX_FRAGMENT, PACKET_COST, ResetCode
 from jetstreamproto.session.credit import ReceiveCredit, SendCredit
+from jetstreamproto.session.guard import call_application
 from jetstreamproto.session.protocol import ChannelProtocol
 from jetstreamproto.transports.link import Link
 from jetstreamproto.wire.compression import Compressor, decompress
@@ -108,6 +109,7 @@ class Channel:
         self.id = channel_id
         self.service = request.service
         self.protocol = protocol
+        protocol.channel = self
         self.mode = request.mode
         self.urgency = request.urgency
         self.state = ChannelState.OPENING
@@ -173,9 +175,7 @@ class Channel:
         """Send what is queued and then no more; the peer can still send. Again is no harm."""
         if not self._ending and self.state is not ChannelState.CLOSED:
             self._ending = True
-            if not self._queue and self._sending:
-                self.session.outbox.put_control(Kind.END, self.id, seq=self._send_seq)
-                self._our_end_sent()
+            self._send_end_if_due()
 
     def reset(self, code: int = ResetCode.CANCELLED, reason: str = "") -> None:
         """Drop both directions now, and tell the peer why. What is queued is lost."""
@@ -229,7 +229,7 @@ class Channel:
         producer = self._producer
         if producer is not None and self._streaming and not self._producer_paused:
             self._producer_paused = True
-            self.session.call_application(self, producer.pauseProducing)  # type: ignore[attr-defined]
+            call_application(self, producer.pauseProducing)  # type: ignore[attr-defined]
 
     def _resume_producer(self) -> None:
         producer = self._producer
@@ -237,7 +237,7 @@ class Channel:
             return
         if self._producer_paused or not self._streaming:
             self._producer_paused = False
-            self.session.call_application(self, producer.resumeProducing)  # type: ignore[attr-defined]
+            call_application(self, producer.resumeProducing)  # type: ignore[attr-defined]
 
     # --- IPushProducer: the application reading ---------------------------------------
 
@@ -260,7 +260,7 @@ class Channel:
     @property
     def ready(self) -> bool:
         """Whether there is a message to send that the channel's credit allows."""
-        if not self._queue or self.state is ChannelState.OPENING:
+        if not self._queue:
             return False
         rest = len(self._queue[0]) - self._offset
         return self._send_credit.available >= PACKET_COST + min(rest, MIN_ROOM)
@@ -374,7 +374,7 @@ class Channel:
         cost = len(payload) + PACKET_COST
         message = self._finish_message(flags, payload)
         if message is not None:
-            self.session.call_application(self, self.protocol.message_received, message)
+            call_application(self, self.protocol.message_received, message)
         if self._receive_credit.consume(cost) and self._receiving:
             self.session.renew_credit(self.id, self._receive_credit)
         self.session.intake.consumed(cost, was_held)
@@ -429,8 +429,8 @@ class Channel:
     def opened(self) -> None:
         """Both sides agree that the channel is there."""
         self._move(ChannelState.OPEN)
-        self.protocol.channel = self
-        self.session.call_application(self, self.protocol.channel_opened)
+        self._send_end_if_due()
+        call_application(self, self.protocol.channel_opened)
 
     def close(self, reason: JetStreamError | None) -> None:
         """Forget everything; `reason` is None when both sides ended."""
@@ -448,10 +448,15 @@ class Channel:
         self._drop_partial()
         if self._producer is not None:
             producer, self._producer = self._producer, None
-            self.session.call_application(self, producer.stopProducing)
+            call_application(self, producer.stopProducing)
         self._tell_waiters(reason)
         if not was_opening:
-            self.session.call_application(self, self.protocol.channel_closed, reason)
+            call_application(self, self.protocol.channel_closed, reason)
+
+    def _send_end_if_due(self) -> None:
+        if self._ending and not self._queue and self._sending:
+            self.session.outbox.put_control(Kind.END, self.id, seq=self._send_seq)
+            self._our_end_sent()
 
     def _our_end_sent(self) -> None:
         if self.state is ChannelState.PEER_ENDED:
@@ -464,11 +469,11 @@ class Channel:
             self.reset(ResetCode.BAD_MESSAGE, "the channel ended inside a message")
             return
         if self.state is ChannelState.ENDED:
-            self.session.call_application(self, self.protocol.end_received)
+            call_application(self, self.protocol.end_received)
             self.close(None)
         elif self.state is ChannelState.OPEN:
             self._move(ChannelState.PEER_ENDED)
-            self.session.call_application(self, self.protocol.end_received)
+            call_application(self, self.protocol.end_received)
 
     def _tell_waiters(self, reason: JetStreamError | None) -> None:
         drains, self._drain_waiters = self._drain_waiters, []

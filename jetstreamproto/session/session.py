@@ -6,7 +6,7 @@ here. All its deadlines run on one clock that is given to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, fail
@@ -14,7 +14,6 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from jetstreamproto.errors import (
-    ChannelClosed,
     HandshakeTimeout,
     JetStreamError,
     NotLetIn,
@@ -36,6 +35,7 @@ from jetstreamproto.session.codes import (
     reason_text,
 )
 from jetstreamproto.session.credit import ReceiveCredit, SendCredit
+from jetstreamproto.session.guard import call_application
 from jetstreamproto.session.host import SessionHost
 from jetstreamproto.session.intake import Intake
 from jetstreamproto.session.introduction import introduce, meet
@@ -155,9 +155,11 @@ class Session:
     ) -> Deferred[P]:
         """Open a channel to a service of the peer; fires with `protocol` once it is accepted.
 
-        Without a `protocol` it fires with an `Inbox`. `urgency` is 0 (first) to 7; a `secret`
-        channel is never compressed. Fails with `ServiceNotFound`, `NotAllowed`, `ChannelReset`
-        (also after `open_timeout`) or `SessionClosed`. Cancelling gives the channel up.
+        Without a `protocol` it fires with an `Inbox`. Messages that are sent on
+        `protocol.channel` before that travel with the request, and are lost if it is refused.
+        `urgency` is 0 (first) to 7; a `secret` channel is never compressed. Fails with
+        `ServiceNotFound`, `NotAllowed`, `ChannelReset` (also after `open_timeout`) or
+        `SessionClosed`. Cancelling gives the channel up.
         """
         if not self.accepts_channels:
             result: Deferred[P] = Deferred()
@@ -290,24 +292,6 @@ class Session:
         self._table.forget(channel, reason)
         if self.state is SessionState.DRAINING and not self._table:
             self._end()
-
-    def call_application(self, channel: Channel, call: Callable[..., None], *args: Any) -> None:
-        """Call into the application; what it raises resets the channel and is logged."""
-        try:
-            call(*args)
-        except ChannelClosed as error:  # what it sends crosses with the end of its channel
-            _log.info("{error}: it is being closed", error=str(error))
-            channel.reset(ResetCode.CANCELLED, "it was being closed")
-        except Exception:
-            self.application_failed(channel)
-
-    def application_failed(self, channel: Channel) -> None:
-        _log.failure(
-            "The application's protocol for channel {id} ({service}) failed",
-            id=channel.id,
-            service=channel.service,
-        )
-        channel.reset(ResetCode.INTERNAL_ERROR, "the application failed")
 
     # --- receiving --------------------------------------------------------------------
 
@@ -445,6 +429,8 @@ class Session:
         """This side wants to end the session: at the latest when the deadline comes."""
         if self.state is SessionState.CONNECTING:
             self.abort()
+        elif self.state is SessionState.OPEN and not self._table and code == ResetCode.NO_ERROR:
+            self._end()  # which says it all
         elif self.state is SessionState.OPEN:
             self._go_away(code, reason)
         elif self.state is SessionState.DRAINING and self._deadline is None:
@@ -465,7 +451,7 @@ class Session:
             self._start_draining()
             for channel in self.channels:
                 if not self._table.is_opening(channel):
-                    self.call_application(channel, channel.protocol.session_closing)
+                    call_application(channel, channel.protocol.session_closing)
 
     def _start_draining(self) -> None:
         self._move(SessionState.DRAINING)
@@ -477,7 +463,7 @@ class Session:
         if self.state is not SessionState.ENDING:
             self._move(SessionState.ENDING)
             self._set_deadline()
-        self.outbox.wake()
+        self.outbox.pump()
 
     def _outbox_empty(self) -> None:
         if self.state is SessionState.ENDING:

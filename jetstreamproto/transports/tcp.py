@@ -51,6 +51,7 @@ RECORD_SIZE = 1 << 17
 _PACKETS = int(RecordType.PACKETS)
 _EXPORTER_TRANSPORT = b"tcp"
 _SMALL_REST = 4096  # below this, copying the start of a record beats pinning the read it came in
+_SMALL_RECORD = 4096  # up to this size, copying a record is cheaper than a write of its own
 _MAX_HANDSHAKE_BYTES = 1 << 16  # of CRYPTO records, over a connection's life
 _MAX_ALERT_TEXT = 256
 _MAX_PLAINTEXT = MAX_BODY - TAG_SIZE
@@ -97,6 +98,7 @@ class TcpLink:
         "_blocked",
         "_chunks",
         "_closed",
+        "_cork",
         "_crypto_bytes",
         "_eager",
         "_failure",
@@ -142,6 +144,7 @@ class TcpLink:
         self._batch: list[bytes | memoryview] = []
         self._batch_size = 0
         self._blocked = False
+        self._cork: list[bytes] | None = None
         self._eager = isinstance(transport, FileDescriptor) and not getattr(transport, "TLS", False)
         # receiving: the pieces of a record that is not whole yet
         self._chunks: list[bytes | memoryview] = []
@@ -233,8 +236,24 @@ class TcpLink:
             self._write(_sealed[: self._sealer.seal(kind, plaintext, _sealed)])
 
     def _write(self, record: bytes | memoryview) -> None:
-        """Write now what the socket takes, and leave the rest, copied, to the transport."""
+        """Write `record`: small ones together at the end of a turn in which something arrived."""
         self.stats.bytes_sent += len(record)
+        if self._cork is None:
+            self._put(record)
+        elif len(record) <= _SMALL_RECORD:
+            self._cork.append(bytes(record))
+        else:
+            self._uncork()
+            self._put(record)
+
+    def _uncork(self) -> None:
+        """Write what was kept back, and keep nothing back any more."""
+        corked, self._cork = self._cork, None
+        if corked:
+            self._put(corked[0] if len(corked) == 1 else b"".join(corked))
+
+    def _put(self, record: bytes | memoryview) -> None:
+        """Write now what the socket takes, and leave the rest, copied, to the transport."""
         if self._eager and not self._blocked:
             written = self._transport.writeSomeData(record)  # type: ignore[attr-defined]
             if written == len(record):
@@ -274,12 +293,15 @@ class TcpLink:
                 return
             data = b"".join(self._chunks)
             self._chunks.clear()
+        self._cork = []
         try:
             self._read_records(data)
         except (HandshakeError, ConfigurationError) as error:
             self._fail_handshake(error)
         except (WireError, ProtocolViolation) as error:
             self.fail(error)
+        finally:
+            self._uncork()
 
     def connection_lost(self) -> None:
         """The connection is gone, by whichever side."""
@@ -424,6 +446,7 @@ class TcpLink:
     def _open_to_close(self, failure: JetStreamError | None) -> bool:
         if self._closed:
             return False
+        self._uncork()
         self._closed = True
         self._failure = failure
         self._batch.clear()

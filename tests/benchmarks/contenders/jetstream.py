@@ -114,8 +114,10 @@ class Sessions:
 
     async def first_byte(self, session: Session) -> None:
         """Have one byte echoed by a service."""
-        inbox = await session.open(ECHO, Inbox())
-        inbox.channel.send(b"1")
+        inbox = Inbox()
+        opening = session.open(ECHO, inbox)
+        inbox.channel.send(b"1")  # it need not wait for the channel to be accepted
+        await opening
         await inbox.get()
 
     def close(self, session: Session) -> Deferred[None]:

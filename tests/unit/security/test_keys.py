@@ -28,14 +28,14 @@ untimed = settings(deadline=None, derandomize=True, database=None)
 SECRET = bytes(range(48))
 NONCE = bytes(12)
 
-# HKDF-Expand-SHA384(00 01 .. 2f, label, size)
-KEY = bytes.fromhex("d45b6c74580d5b863a12f4c08107df809669f556823b05cc9ea880a349cf6ee4")
-IV = bytes.fromhex("ba8461d857f2655db2c7055f")
+# HKDF-Expand-SHA384(00 01 .. 2f, "jetstream keys", 92), cut into three
+KEY = bytes.fromhex("eb7b6b37d26eccac6143367a4301976a907cbcd41766c2e79afdde3b3848eddb")
+IV = bytes.fromhex("e581df24ef378796552a30ad")
 NEXT = bytes.fromhex(
-    "27a0e1ff0e70666c8127fbf9ef23c7856d302e02090064f1"
-    "fb82c89235790f7dddff0af412faab53440dd86a6d2e1ffb"
+    "ef541c7f5bf0a9eb0b07d48df4a7928e98455d86b8213e1b"
+    "0a5325e6edde5ca4c6b3c23e4f3b910991be259946ed110a"
 )
-KEY_AFTER_NEXT = bytes.fromhex("7bf73e8f4b43e6b9502c46abf7fa789ee56bfa769981d0469f23cef5667b5981")
+KEY_AFTER_NEXT = bytes.fromhex("21f558f80bd80996f53a376f01dd6d08cb0f7c03970d068ca18e3d01f0850813")
 
 
 def expand(secret: bytes, label: bytes, size: int) -> bytes:
@@ -48,6 +48,12 @@ def expand(secret: bytes, label: bytes, size: int) -> bytes:
     return output[:size]
 
 
+def schedule(secret: bytes) -> tuple[bytes, bytes, bytes]:
+    """The key, the IV and the next secret."""
+    block = expand(secret, b"jetstream keys", 92)
+    return block[:32], block[32:44], block[44:]
+
+
 def encrypted(keys: TrafficKeys, plaintext: bytes) -> bytes:
     out = bytearray(len(plaintext) + 16)
     keys.aead.encrypt_into(NONCE, plaintext, b"header", memoryview(out))
@@ -56,10 +62,8 @@ def encrypted(keys: TrafficKeys, plaintext: bytes) -> bytes:
 
 class KnownAnswerTests(TestCase):
     def test_the_vectors_are_what_hkdf_says(self) -> None:
-        self.assertEqual(expand(SECRET, b"jetstream key", 32), KEY)
-        self.assertEqual(expand(SECRET, b"jetstream iv", 12), IV)
-        self.assertEqual(expand(SECRET, b"jetstream next", 48), NEXT)
-        self.assertEqual(expand(NEXT, b"jetstream key", 32), KEY_AFTER_NEXT)
+        self.assertEqual(schedule(SECRET), (KEY, IV, NEXT))
+        self.assertEqual(schedule(NEXT)[0], KEY_AFTER_NEXT)
 
     def test_the_hkdf_of_this_file_chains_its_blocks(self) -> None:
         first = hmac.digest(b"\x0b" * 48, b"label\x01", "sha384")
@@ -92,10 +96,10 @@ class KnownAnswerTests(TestCase):
     def test_a_hundred_epochs(self) -> None:
         keys, secret = TrafficKeys(SECRET, Cipher.CHACHA20_POLY1305), SECRET
         for epoch in range(1, 101):
-            keys, secret = keys.next_epoch(), expand(secret, b"jetstream next", 48)
+            keys, secret = keys.next_epoch(), schedule(secret)[2]
             self.assertEqual(keys.epoch, epoch)
-            self.assertEqual(keys.iv, int.from_bytes(expand(secret, b"jetstream iv", 12), "big"))
-        key = expand(secret, b"jetstream key", 32)
+            self.assertEqual(keys.iv, int.from_bytes(schedule(secret)[1], "big"))
+        key = schedule(secret)[0]
         self.assertEqual(
             encrypted(keys, b"x"), ChaCha20Poly1305(key).encrypt(NONCE, b"x", b"header")
         )
