@@ -110,7 +110,8 @@ class Handshake:
 
     def start(self) -> None:
         """Prepare the first flight (a client's hello); a server's start does nothing."""
-        self._advance()
+        if self.role is Role.CLIENT:
+            self._advance()
 
     def receive(self, data: bytes) -> None:
         """Take TLS bytes from the peer.

@@ -50,7 +50,7 @@ class ChannelState(Enum):
 
 
 _NEXT_STATES = {
-    ChannelState.OPENING: {ChannelState.OPEN, ChannelState.CLOSED},
+    ChannelState.OPENING: {ChannelState.OPEN, ChannelState.ENDED, ChannelState.CLOSED},
     ChannelState.OPEN: {ChannelState.ENDED, ChannelState.PEER_ENDED, ChannelState.CLOSED},
     ChannelState.ENDED: {ChannelState.CLOSED},
     ChannelState.PEER_ENDED: {ChannelState.CLOSED},
@@ -74,6 +74,7 @@ class Channel:
         "_delivering",
         "_drain_waiters",
         "_end_held",
+        "_end_sent",
         "_ending",
         "_held",
         "_offset",
@@ -118,7 +119,8 @@ class Channel:
         self.queued = 0  # bytes waiting, each message's packet cost included
         self._queue: deque[bytes | memoryview] = deque()
         self._offset = 0  # of the first queued message, already sent
-        self._ending = False
+        self._ending = False  # `end` was called
+        self._end_sent = False
         self._send_seq = 0
         self._send_credit = SendCredit(session.peer_hello.channel_window)
         policy = session.settings.compression
@@ -175,7 +177,9 @@ class Channel:
         """Send what is queued and then no more; the peer can still send. Again is no harm."""
         if not self._ending and self.state is not ChannelState.CLOSED:
             self._ending = True
-            self._send_end_if_due()
+            if self._end_due:
+                self.session.outbox.put_control(Kind.END, self.id, seq=self._send_seq)
+                self._our_end_sent()
 
     def reset(self, code: int = ResetCode.CANCELLED, reason: str = "") -> None:
         """Drop both directions now, and tell the peer why. What is queued is lost."""
@@ -275,7 +279,7 @@ class Channel:
             spent += taken
         if self.queued <= self._low_water:
             self._drained()
-        if self._ending and not self._queue and self._sending:
+        if self._end_due:
             link.send_packet(encode_head(self._send_seq, self.id, Kind.END, 0, 0, 0), b"", self.id)
             self._our_end_sent()
         return spent
@@ -417,8 +421,8 @@ class Channel:
             self._partial = None
 
     @property
-    def _sending(self) -> bool:
-        return self.state is ChannelState.OPEN or self.state is ChannelState.PEER_ENDED
+    def _end_due(self) -> bool:
+        return self._ending and not self._queue and not self._end_sent
 
     @property
     def _receiving(self) -> bool:
@@ -428,8 +432,7 @@ class Channel:
 
     def opened(self) -> None:
         """Both sides agree that the channel is there."""
-        self._move(ChannelState.OPEN)
-        self._send_end_if_due()
+        self._move(ChannelState.ENDED if self._end_sent else ChannelState.OPEN)
         call_application(self, self.protocol.channel_opened)
 
     def close(self, reason: JetStreamError | None) -> None:
@@ -453,12 +456,8 @@ class Channel:
         if not was_opening:
             call_application(self, self.protocol.channel_closed, reason)
 
-    def _send_end_if_due(self) -> None:
-        if self._ending and not self._queue and self._sending:
-            self.session.outbox.put_control(Kind.END, self.id, seq=self._send_seq)
-            self._our_end_sent()
-
     def _our_end_sent(self) -> None:
+        self._end_sent = True
         if self.state is ChannelState.PEER_ENDED:
             self.close(None)
         elif self.state is ChannelState.OPEN:

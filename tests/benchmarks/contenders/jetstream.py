@@ -117,6 +117,7 @@ class Sessions:
         inbox = Inbox()
         opening = session.open(ECHO, inbox)
         inbox.channel.send(b"1")  # it need not wait for the channel to be accepted
+        inbox.channel.end()
         await opening
         await inbox.get()
 
