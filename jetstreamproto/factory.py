@@ -16,6 +16,7 @@ from jetstreamproto.protocol import JetStreamProtocol, TurnedAway
 from jetstreamproto.security.handshake import Handshake, Role, TlsContext
 from jetstreamproto.security.identity import Identity
 from jetstreamproto.security.keys import Cipher
+from jetstreamproto.security.names import canonical_name
 from jetstreamproto.security.records import DEFAULT_LIMITS, RecordLimits
 from jetstreamproto.security.trust import Trust
 from jetstreamproto.session.codes import ResetCode
@@ -164,7 +165,8 @@ class JetStreamServerFactory(SessionFactory):
 class JetStreamClientFactory(SessionFactory, ClientFactory):
     """Makes sessions with a server: give it to `connectTCP` or to a client endpoint.
 
-    `trust` decides which server is believed; `host` is the name told to it (SNI). `identity` is
+    `trust` decides which server is believed; `host` is the name told to it (SNI), checked here:
+    `ConfigurationError` if it is none. `identity` is
     shown if the server asks for a certificate, `credentials` are a user name and password.
     `services` are offered to the server, which may open channels too.
     """
@@ -184,7 +186,7 @@ class JetStreamClientFactory(SessionFactory, ClientFactory):
     ) -> None:
         tls = TlsContext(Role.CLIENT, identity=identity, trust=trust, ciphers=ciphers)
         super().__init__(tls, services, settings, record_limits, reactor)
-        self._host = host
+        self._host = None if host is None else canonical_name(host)
         self._credentials = credentials
 
     def buildProtocol(self, addr: IAddress | None) -> JetStreamProtocol:

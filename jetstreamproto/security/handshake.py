@@ -133,7 +133,10 @@ class Handshake:
             try:
                 flights.append(self._connection.bio_read(_BIO_CHUNK))
             except SSL.WantReadError:
-                return b"".join(flights)
+                break
+            if len(flights[-1]) < _BIO_CHUNK:
+                break
+        return b"".join(flights)
 
     def traffic_keys(self, transport: bytes) -> tuple[TrafficKeys, TrafficKeys]:
         """The keys to send with and to receive with, once `complete`."""

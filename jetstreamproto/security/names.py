@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 
 from jetstreamproto.errors import ConfigurationError
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
+@lru_cache(maxsize=1024)
 def is_ip_address(name: str) -> bool:
     """Whether `name` is an IPv4 or IPv6 address in text form."""
     try:
@@ -19,6 +21,7 @@ def is_ip_address(name: str) -> bool:
     return True
 
 
+@lru_cache(maxsize=1024)
 def canonical_name(name: str) -> str:
     """`name` without a zone or the root's dot, and a name beyond ASCII as its A-labels.
 

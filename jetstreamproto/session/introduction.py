@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from jetstreamproto.errors import ProtocolViolation
 from jetstreamproto.session.codes import MAX_AGENT, MAX_CREDENTIAL, MIN_WINDOW, PROTOCOL_VERSION
 from jetstreamproto.session.settings import SessionSettings
@@ -10,19 +12,26 @@ from jetstreamproto.wire.session_messages import HELLO, Hello
 
 def introduce(settings: SessionSettings, credentials: tuple[str, str] | None) -> bytes:
     """The HELLO payload of a side with these settings; a client may add user and password."""
-    username, password = credentials or (None, None)
-    return HELLO.encode(
-        Hello(
-            version=PROTOCOL_VERSION,
-            max_message=settings.max_message,
-            max_channels=settings.max_channels,
-            channel_window=settings.channel_window,
-            session_window=settings.session_window,
-            lz4=settings.compression is not None,
-            agent=settings.agent,
-            username=username,
-            password=password,
-        )
+    if credentials is None:
+        return _anonymous(settings)
+    username, password = credentials
+    return HELLO.encode(_hello(settings)._replace(username=username, password=password))
+
+
+@lru_cache(maxsize=16)
+def _anonymous(settings: SessionSettings) -> bytes:
+    return HELLO.encode(_hello(settings))
+
+
+def _hello(settings: SessionSettings) -> Hello:
+    return Hello(
+        version=PROTOCOL_VERSION,
+        max_message=settings.max_message,
+        max_channels=settings.max_channels,
+        channel_window=settings.channel_window,
+        session_window=settings.session_window,
+        lz4=settings.compression is not None,
+        agent=settings.agent,
     )
 
 

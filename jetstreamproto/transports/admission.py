@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 
 from jetstreamproto.errors import ConfigurationError
 
@@ -87,6 +88,7 @@ def _decrease(counter: Counter[str], source: str) -> None:
         del counter[source]
 
 
+@lru_cache(maxsize=1024)
 def _source(host: str) -> str:
     try:
         address = ipaddress.ip_address(host.split("%", 1)[0])

@@ -104,6 +104,7 @@ class TcpLink:
         "_failure",
         "_handshake",
         "_have",
+        "_late_crypto",
         "_limits",
         "_need",
         "_opener",
@@ -138,6 +139,7 @@ class TcpLink:
         self._failure: JetStreamError | None = None
         self._peer_ended = False
         self._crypto_bytes = 0
+        self._late_crypto = b""
         self._sealer: RecordSealer | None = None
         self._opener: RecordOpener | None = None
         # sending: packets of the next record, and whether the transport still holds the last one
@@ -296,6 +298,8 @@ class TcpLink:
         self._cork = []
         try:
             self._read_records(data)
+            if self._late_crypto:
+                self._late_crypto_received()
         except (HandshakeError, ConfigurationError) as error:
             self._fail_handshake(error)
         except (WireError, ProtocolViolation) as error:
@@ -391,16 +395,24 @@ class TcpLink:
         handshake = self._handshake
         if handshake is None:
             return  # session tickets, which are not used
-        was_complete = handshake.complete
+        if handshake.complete:  # tickets, or a refusal: the rest of what has come will tell
+            self._late_crypto += data
+            return
         handshake.receive(data)
         self._send_handshake()
-        if handshake.complete and not was_complete:
+        if handshake.complete:
             sending, receiving = handshake.traffic_keys(_EXPORTER_TRANSPORT)
             self._sealer = RecordSealer(sending, self._limits)
             self._opener = RecordOpener(receiving, self._limits)
             self.peer = Peer(self.peer.address, handshake.peer_fingerprint)
             self._move(_State.SEALED)
             self._user.link_ready()
+
+    def _late_crypto_received(self) -> None:
+        """Look for a refusal of our certificate, unless the peer has gone on to the session."""
+        late, self._late_crypto = self._late_crypto, b""
+        if self._handshake is not None:
+            self._handshake.receive(late)
 
     def _send_handshake(self) -> None:
         assert self._handshake is not None
