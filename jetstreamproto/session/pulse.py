@@ -16,11 +16,15 @@ _SHORTEST_WAIT = 0.01  # seconds: what is left to wait may be a rounding error
 class Pulse:
     """`send_ping(number)` sends a PING; `on_silent(seconds)` is called once, for a dead peer.
 
-    Set `heard` whenever anything arrives. `rtt` is the shortest round trip seen, in seconds.
+    Set `heard` whenever packets arrive; `bytes_received` tells of parts of them too, for on a
+    slow link one may take longer than the idle timeout. `rtt` is the shortest round trip seen, in
+    seconds.
     """
 
     __slots__ = (
         "_beat_call",
+        "_bytes_before",
+        "_bytes_received",
         "_clock",
         "_heartbeat",
         "_idle_timeout",
@@ -39,6 +43,7 @@ class Pulse:
         clock: IReactorTime,
         heartbeat: float,
         idle_timeout: float,
+        bytes_received: Callable[[], int],
         send_ping: Callable[[int], None],
         on_silent: Callable[[float], None],
     ) -> None:
@@ -47,6 +52,8 @@ class Pulse:
         self._clock = clock
         self._heartbeat = heartbeat
         self._idle_timeout = idle_timeout
+        self._bytes_received = bytes_received
+        self._bytes_before = 0
         self._send_ping = send_ping
         self._on_silent = on_silent
         self._quiet_since = 0.0
@@ -103,14 +110,16 @@ class Pulse:
         """A heartbeat's time has passed: was anything heard in it?"""
         self._beat_call = None
         now = self._clock.seconds()
-        if self.heard:
-            self.heard = False
+        received = self._bytes_received()
+        heard, self.heard = self.heard, False
+        if heard or received != self._bytes_before:
+            self._bytes_before = received
             self._quiet_since = now
         quiet = now - self._quiet_since
         if quiet >= self._idle_timeout:
             self._on_silent(quiet)
             return
-        if quiet:
+        if not heard:  # also when a packet is on its way: its sender should hear of us
             self._send_ping(0)  # nobody waits for this answer, so it needs no number
         wait = max(_SHORTEST_WAIT, min(self._heartbeat, self._idle_timeout - quiet))
         self._beat_call = self._clock.callLater(wait, self._beat)

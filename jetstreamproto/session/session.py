@@ -104,6 +104,7 @@ class Session:
             clock,
             self.settings.heartbeat,
             self.settings.idle_timeout,
+            lambda: self.link.stats.bytes_received,
             self._send_ping,
             self._peer_silent,
         )

@@ -423,6 +423,7 @@ class TcpLink:
     def _alert_received(self, body: bytes) -> None:
         if self._handshake is None:
             raise ProtocolViolation("an unsealed alert came inside the session")
+        self._late_crypto_received()  # what TLS itself has to say comes first
         text = body[2 : 2 + _MAX_ALERT_TEXT].decode("utf-8", "replace")
         printable = "".join(c if c.isprintable() else "?" for c in text)
         self.fail(Refused(f"the peer turned us away: {printable or 'it gave no reason'}"))

@@ -398,3 +398,22 @@ class SettingsTests(SynchronousTestCase):
             self.assertEqual(pair.run(inbox.get()), b"x")
         inbox.channel.end()
         pair.run(inbox.channel.when_closed())
+
+
+class SlowLinkTests(SynchronousTestCase):
+    def test_a_record_that_takes_minutes_is_a_sign_of_life(self) -> None:
+        """At 1 KiB/s a record of 64 KiB takes longer than the idle timeout."""
+        pair = make_pair({"echo": Echo})
+        inbox = pair.run(pair.client.open("echo"))
+        held: list[bytes] = []
+        protocol = pair.server_transport._protocol
+        deliver = protocol.dataReceived
+        protocol.dataReceived = held.append  # type: ignore[method-assign]
+        inbox.channel.send(noise(64 * 1024))
+        pair.advance(0)
+        arriving = b"".join(held)
+        for start in range(0, len(arriving), 1024):
+            deliver(arriving[start : start + 1024])
+            pair.advance(1)
+        self.assertIs(pair.server.state, SessionState.OPEN)
+        self.assertEqual(pair.run(inbox.get()), noise(64 * 1024))
