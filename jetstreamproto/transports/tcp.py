@@ -194,12 +194,6 @@ class TcpLink:
         if self._state is _State.CLOSING:  # also when it waits for a peer that does not read
             self._transport.abortConnection()  # type: ignore[attr-defined]
 
-    def refuse(self, code: int, text: str) -> None:
-        """Turn the peer away before there are keys, saying why."""
-        alert = code.to_bytes(2, "big") + text.encode()[:_MAX_ALERT_TEXT]
-        self._write(plain_record(RecordType.ALERT, alert))
-        self.fail(Refused(text))
-
     def resumeProducing(self) -> None:
         """The transport has written everything it was given."""
         if not self._blocked:

@@ -261,16 +261,6 @@ class HandshakeTests(TestCase):
             self.assertTrue(end.transport.aborted)
             self.assertIsInstance(end.lose(), SessionCut)
 
-    def test_refuse(self) -> None:
-        one, other = client(), server()
-        other.link.refuse(7, "the café is full" + 300 * "é")
-        self.assertTrue(other.transport.closed)
-        one.link.data_received(other.transport.take())
-        reason = one.lose()
-        self.assertIsInstance(reason, Refused)
-        self.assertIn("the café is full", str(reason))
-        self.assertIsInstance(other.lose(), Refused)
-
     def test_a_reason_with_control_characters(self) -> None:
         one = client()
         one.link.data_received(
