@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from twisted.internet.defer import Deferred, inlineCallbacks
@@ -32,7 +32,7 @@ class TcpTests(TestCase):
                 super().session_made(session)
                 made.callback(session)
 
-        identity = Identity.create(datetime.now(timezone.utc))
+        identity = Identity.create(datetime.now(UTC))
         server = JetStreamServerFactory(identity, {"echo": Echo})
         port = reactor.listenTCP(0, server, interface="127.0.0.1")
         self.addCleanup(port.stopListening)
