@@ -20,7 +20,7 @@ from jetstreamproto.session.session import Session
 from jetstreamproto.session.settings import DEFAULT_SETTINGS, SessionSettings
 from jetstreamproto.testing.pair import SessionPair
 from jetstreamproto.transports.link import LinkStats, Peer
-from jetstreamproto.wire.packet import Kind, split_packets
+from jetstreamproto.wire.packet import Flag, Kind, split_packets
 from jetstreamproto.wire.session_messages import HELLO, OPEN, Hello, Mode, Open
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -90,6 +90,7 @@ class Recorder(ChannelProtocol):
         self.events: list[str] = []
         self.messages: list[bytes] = []
         self.reason: JetStreamError | None = None
+        self.expired = 0
         self._stay = stay
 
     def channel_opened(self) -> None:
@@ -98,6 +99,10 @@ class Recorder(ChannelProtocol):
     def message_received(self, message: bytes) -> None:
         self.events.append("message")
         self.messages.append(message)
+
+    def messages_expired(self, count: int) -> None:
+        self.events.append("expired")
+        self.expired += count
 
     def end_received(self) -> None:
         self.events.append("end")
@@ -142,7 +147,11 @@ class Sent(NamedTuple):
 class FakeLink:
     """A `Link` that keeps what a session sends. Whether it is `writable` is up to the test."""
 
-    def __init__(self, session: Session, clock: Clock) -> None:
+    def __init__(self, session: Session, clock: Clock, streams: bool = False) -> None:
+        self.streams = streams
+        self.rtt: float | None = None
+        self.modes: dict[int, tuple[Mode, float | None]] = {}
+        self.ended: list[int] = []
         self.peer = Peer("test:0")
         self.stats = LinkStats()
         self.sent: list[Sent] = []
@@ -156,6 +165,12 @@ class FakeLink:
     @property
     def writable(self) -> bool:
         return self.room and self.open and not self.closed
+
+    def set_mode(self, channel: int, mode: Mode, deadline: float | None) -> None:
+        self.modes[channel] = (mode, deadline)
+
+    def end_channel(self, channel: int) -> None:
+        self.ended.append(channel)
 
     def send_packet(self, head: bytes, payload: bytes | memoryview, channel: int) -> None:
         for *fields, content in split_packets(bytes(head) + bytes(payload)):
@@ -240,11 +255,12 @@ class RawPeer:
         client: bool = False,
         settings: SessionSettings = DEFAULT_SETTINGS,
         hello: Hello | None = HONEST,
+        streams: bool = False,
     ) -> None:
         self.clock = QuickClock()
         self.host = FakeHost(settings, services)
         self.session = Session(self.host, self.clock, client=client)
-        self.link = FakeLink(self.session, self.clock)
+        self.link = FakeLink(self.session, self.clock, streams)
         self.session.start(self.link)
         self.session.link_ready()
         if hello is not None:
@@ -262,12 +278,25 @@ class RawPeer:
     def hello(self, hello: Hello = HONEST) -> None:
         self.feed((0, 0, Kind.HELLO, 0, 0, HELLO.encode(hello)))
 
-    def open(self, channel: int, service: str = "record", urgency: int = 3) -> None:
-        payload = OPEN.encode(Open(service, Mode.ORDERED, urgency, 0))
+    def open(
+        self,
+        channel: int,
+        service: str = "record",
+        urgency: int = 3,
+        mode: Mode = Mode.ORDERED,
+        deadline_ms: int = 0,
+    ) -> None:
+        payload = OPEN.encode(Open(service, mode, urgency, deadline_ms))
         self.feed((0, channel, Kind.OPEN, 0, 0, payload))
 
-    def data(self, channel: int, seq: int, payload: bytes = b"", flags: int = 0) -> None:
-        self.feed((seq, channel, Kind.DATA, flags, 0, payload))
+    def data(
+        self, channel: int, seq: int, payload: bytes = b"", flags: int = 0, code: int = 0
+    ) -> None:
+        self.feed((seq, channel, Kind.DATA, flags, code, payload))
+
+    def dropped(self, channel: int, seq: int, size: int) -> None:
+        """The link tells that a DATA packet with `size` bytes was given up."""
+        self.data(channel, seq, size.to_bytes(4, "little"), Flag.DROPPED)
 
     def control(
         self, kind: int, channel: int = 0, seq: int = 0, code: int = 0, payload: bytes = b""

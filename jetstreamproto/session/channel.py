@@ -1,4 +1,4 @@
-"""A channel: one ordered conversation of messages inside a session."""
+"""A channel: one conversation of messages inside a session."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from jetstreamproto.errors import (
     ChannelReset,
     JetStreamError,
     MessageTooLarge,
-    ProtocolViolation,
     QueueFull,
-    WireError,
 )
 from jetstreamproto.session.codes import MAX_FRAGMENT, PACKET_COST, ResetCode
-from jetstreamproto.session.credit import ReceiveCredit, SendCredit
+from jetstreamproto.session.credit import SendCredit
+from jetstreamproto.session.delivery import Delivery
 from jetstreamproto.session.guard import call_application
 from jetstreamproto.session.protocol import ChannelProtocol
+from jetstreamproto.session.unordered import UnorderedDelivery
 from jetstreamproto.transports.link import Link
-from jetstreamproto.wire.compression import Compressor, decompress
+from jetstreamproto.wire.compression import Compressor
 from jetstreamproto.wire.packet import Flag, Kind, encode_head
-from jetstreamproto.wire.session_messages import Open
+from jetstreamproto.wire.session_messages import Mode, Open
 
 if TYPE_CHECKING:
     from jetstreamproto.session.session import Session
@@ -39,6 +39,8 @@ _QUANTUM = 1 << 16
 """Bytes a channel sends in its turn before others of its urgency have theirs."""
 MIN_ROOM = 1024
 """Credit below this is not worth a fragment, unless the rest of the message fits."""
+_MAX_UNORDERED = MIN_ROOM << 16
+"""The largest message on a channel that numbers fragments, which it does in 16 bits."""
 
 
 class ChannelState(Enum):
@@ -65,29 +67,30 @@ class Channel:
     As a Twisted consumer it pauses a registered producer while more than the high-water mark
     waits to be sent; as a Twisted producer it stops delivering, and in time the peer stops
     sending, while it is paused.
+
+    `mode` says whether messages wait for those sent before them, `deadline` after how many seconds
+    one is of no use (None for never), and `expired` counts those that an EXPIRING channel lost.
     """
 
     __slots__ = (
         "_close_reason",
         "_closed_waiters",
         "_compressor",
-        "_delivering",
         "_drain_waiters",
-        "_end_held",
         "_end_sent",
         "_ending",
-        "_held",
+        "_index",
+        "_index_step",
         "_offset",
-        "_partial",
-        "_paused",
         "_producer",
         "_producer_paused",
         "_queue",
-        "_receive_credit",
-        "_receive_seq",
         "_send_credit",
         "_send_seq",
         "_streaming",
+        "deadline",
+        "delivery",
+        "expired",
         "id",
         "mode",
         "protocol",
@@ -112,6 +115,7 @@ class Channel:
         self.protocol = protocol
         protocol.channel = self
         self.mode = request.mode
+        self.deadline = request.deadline_ms / 1000 if request.deadline_ms else None
         self.urgency = request.urgency
         self.state = ChannelState.OPENING
         self.scheduled = False
@@ -122,6 +126,8 @@ class Channel:
         self._ending = False  # `end` was called
         self._end_sent = False
         self._send_seq = 0
+        self._index = 0  # of the next fragment in its message, counted where it is sent along
+        self._index_step = 0 if request.mode is Mode.ORDERED else 1
         self._send_credit = SendCredit(session.peer_hello.channel_window)
         policy = session.settings.compression
         compress = policy is not None and session.peer_hello.lz4 and not request.secret
@@ -131,15 +137,9 @@ class Channel:
         self._producer_paused = False
         self._drain_waiters: list[Deferred[None]] = []
         # receiving
-        self._receive_seq = 0
-        self._receive_credit = ReceiveCredit(
-            session.settings.channel_window, session.settings.max_channel_window
-        )
-        self._paused = False
-        self._delivering = False
-        self._held: deque[tuple[int, bytes, bool]] = deque()  # arrived while paused
-        self._end_held = False
-        self._partial: bytearray | None = None  # the message that is not finished yet
+        self.expired = 0
+        ordered = request.mode is Mode.ORDERED
+        self.delivery = Delivery(self) if ordered else UnorderedDelivery(self)
         # ends
         self._close_reason: JetStreamError | None = None
         self._closed_waiters: list[Deferred[None]] = []
@@ -150,7 +150,7 @@ class Channel:
     # --- for the application: sending -------------------------------------------------
 
     def send(self, message: bytes | bytearray | memoryview) -> None:
-        """Queue one message. It is sent in order, as credit, priorities and the link allow.
+        """Queue one message. They are sent in order, as credit, priorities and the link allow.
 
         Raises `ChannelClosed` after `end` or when the channel is over, `MessageTooLarge` when
         the peer would refuse it, and `QueueFull` when `send_limit` bytes are waiting already.
@@ -164,6 +164,8 @@ class Channel:
             raise MessageTooLarge(
                 f"a message of {size} bytes; the peer takes {self.session.peer_hello.max_message}"
             )
+        if size > _MAX_UNORDERED and self._index_step:
+            raise MessageTooLarge(f"a message of {size} bytes on a channel without order")
         if self.queued >= self.session.settings.send_limit:
             raise QueueFull(f"{self.queued} bytes are waiting to be sent on channel {self.id}")
         self._queue.append(message)
@@ -247,13 +249,11 @@ class Channel:
 
     def pauseProducing(self) -> None:
         """Deliver no messages until `resumeProducing`; the peer is stopped by its credit."""
-        self._paused = True
+        self.delivery.pause()
 
     def resumeProducing(self) -> None:
         """Deliver again, first what arrived meanwhile."""
-        self._paused = False
-        if self._held or self._end_held:
-            self._deliver_held()
+        self.delivery.resume()
 
     def stopProducing(self) -> None:
         """The application does not want the channel any more."""
@@ -305,7 +305,7 @@ class Channel:
                 payload = block
                 flags |= _LZ4
         length = len(payload)
-        head = encode_head(self._send_seq, self.id, _DATA, flags, 0, length)
+        head = encode_head(self._send_seq, self.id, _DATA, flags, self._index, length)
         link.send_packet(head, payload, self.id)
         self._send_seq += 1
         cost = length + PACKET_COST
@@ -313,10 +313,11 @@ class Channel:
         session_credit.available -= cost
         if flags & _MORE:
             self._offset = offset + size
+            self._index += self._index_step
             self.queued -= size
         else:
             self._queue.popleft()
-            self._offset = 0
+            self._offset = self._index = 0
             self.queued -= size + PACKET_COST
         return size + PACKET_COST  # not the cost: a turn is as long for what compresses well
 
@@ -331,108 +332,20 @@ class Channel:
             for waiter in waiters:
                 waiter.callback(None)
 
-    # --- for the session: receiving ---------------------------------------------------
-
     def credit_received(self, limit: int) -> None:
         if self._send_credit.grant(limit) and self.ready:
             self.session.outbox.put_channel(self)
 
-    def data_received(self, seq: int, flags: int, payload: memoryview) -> None:
-        """A DATA packet arrived for this channel."""
-        cost = len(payload) + PACKET_COST
-        self._receive_credit.receive(cost)
-        if not self._receiving or self._end_held:
-            raise ProtocolViolation(f"data on channel {self.id}, where none may come")
-        if seq != self._receive_seq:
-            raise ProtocolViolation(f"packet {seq} on channel {self.id}, not {self._receive_seq}")
-        self._receive_seq += 1
-        if self._paused or self._held or self._delivering:
-            # a copy, because the view is good for this turn only
-            self._held.append((flags, bytes(payload), self.session.intake.hold(cost)))
-        else:
-            self._delivering = True
-            self._deliver(flags, payload, False)
-            self._delivering = False
-            if self._held or self._end_held:
-                self._deliver_held()
-
-    def peer_ended(self) -> None:
-        """An END packet arrived."""
-        if not self._receiving or self._end_held:
-            raise ProtocolViolation(f"a second end on channel {self.id}")
-        self._end_held = True
-        self._deliver_held()
-
-    def _deliver_held(self) -> None:
-        if self._delivering:
-            return
-        self._delivering = True
-        while self._held and not self._paused:
-            self._deliver(*self._held.popleft())
-        self._delivering = False
-        if self._end_held and not self._held and not self._paused:
-            self._end_held = False
-            self._peer_end_delivered()
-
-    def _deliver(self, flags: int, payload: memoryview | bytes, was_held: bool) -> None:
-        cost = len(payload) + PACKET_COST
-        message = self._finish_message(flags, payload)
-        if message is not None:
-            call_application(self, self.protocol.message_received, message)
-        if self._receive_credit.consume(cost) and self._receiving:
-            self.session.renew_credit(self.id, self._receive_credit)
-        self.session.intake.consumed(cost, was_held)
-
-    def _finish_message(self, flags: int, payload: memoryview | bytes) -> bytes | None:
-        """The message that this fragment completes; None if it goes on, or cannot be taken."""
-        if flags & _LZ4:
-            try:
-                payload = self._decompress(payload)
-            except WireError as error:
-                self.reset(ResetCode.BAD_MESSAGE, str(error))
-                return None
-        partial = self._partial
-        size = len(payload) if partial is None else len(partial) + len(payload)
-        if size > self.session.settings.max_message:
-            limit = self.session.settings.max_message
-            self.reset(ResetCode.MESSAGE_TOO_LARGE, f"messages here may have {limit} bytes")
-            return None
-        if partial is None and not flags & _MORE:
-            return bytes(payload)
-        if not self.session.intake.reserve(len(payload)):
-            self.reset(ResetCode.LIMIT_EXCEEDED, "too many unfinished messages in this session")
-            return None
-        if partial is None:
-            partial = self._partial = bytearray()
-        partial += payload
-        if flags & _MORE:
-            return None
-        self._drop_partial()
-        return bytes(partial)
-
-    def _decompress(self, block: memoryview | bytes) -> bytes:
-        if self.session.settings.compression is None:
-            raise WireError("this side takes no LZ4 blocks")
-        return decompress(block, MAX_FRAGMENT)
-
-    def _drop_partial(self) -> None:
-        if self._partial is not None:
-            self.session.intake.release(len(self._partial))
-            self._partial = None
-
     @property
     def _end_due(self) -> bool:
         return self._ending and not self._queue and not self._end_sent
-
-    @property
-    def _receiving(self) -> bool:
-        return self.state is ChannelState.OPEN or self.state is ChannelState.ENDED
 
     # --- life ------------------------------------------------------------------------
 
     def opened(self) -> None:
         """Both sides agree that the channel is there."""
         self._move(ChannelState.ENDED if self._end_sent else ChannelState.OPEN)
+        self.delivery.receiving = True
         call_application(self, self.protocol.channel_opened)
 
     def close(self, reason: JetStreamError | None) -> None:
@@ -445,10 +358,7 @@ class Channel:
         self.session.channel_gone(self, reason)
         self._queue.clear()
         self.queued = 0
-        while self._held:
-            _, payload, was_held = self._held.popleft()
-            self.session.intake.consumed(len(payload) + PACKET_COST, was_held)
-        self._drop_partial()
+        self.delivery.stop()
         if self._producer is not None:
             producer, self._producer = self._producer, None
             call_application(self, producer.stopProducing)
@@ -463,8 +373,9 @@ class Channel:
         elif self.state is ChannelState.OPEN:
             self._move(ChannelState.ENDED)
 
-    def _peer_end_delivered(self) -> None:
-        if self._partial is not None:
+    def peer_end_delivered(self) -> None:
+        """The application has everything that came before the peer's end."""
+        if self.delivery.unfinished:
             self.reset(ResetCode.BAD_MESSAGE, "the channel ended inside a message")
             return
         if self.state is ChannelState.ENDED:
@@ -472,6 +383,7 @@ class Channel:
             self.close(None)
         elif self.state is ChannelState.OPEN:
             self._move(ChannelState.PEER_ENDED)
+            self.delivery.receiving = False
             call_application(self, self.protocol.end_received)
 
     def _tell_waiters(self, reason: JetStreamError | None) -> None:

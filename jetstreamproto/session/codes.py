@@ -22,6 +22,8 @@ MAX_AGENT = 255
 """Characters of the peer's agent that are kept."""
 MAX_CREDENTIAL = 1024
 """The longest user name or password, in UTF-8 bytes."""
+MAX_DEADLINE_MS = (1 << 32) - 1
+"""The longest deadline an OPEN can carry, in milliseconds."""
 DEFAULT_URGENCY = 3
 LOWEST_URGENCY = 7
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from jetstreamproto.errors import ProtocolViolation
 
-_WAITING_FOR_THE_PEER = 1.5
+_WAITING_FOR_THE_PEER = 3
 """Renewals closer together than this many round trips mean that the window is too small."""
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from jetstreamproto.errors import ChannelReset
+from jetstreamproto.session.codes import ResetCode
 from jetstreamproto.session.credit import ReceiveCredit
 from jetstreamproto.session.settings import SessionSettings
 
@@ -43,13 +45,19 @@ class Intake:
         elif self.credit.consume(cost):
             self._renew(self.credit)
 
-    def reserve(self, cost: int) -> bool:
-        """Count `cost` more for fragments of unfinished messages; False if that is too much."""
+    def reserve(self, cost: int) -> None:
+        """Count `cost` more for unfinished messages; `ChannelReset` if that is too much."""
         if self._assembled + cost > self._max_assembly:
-            return False
+            raise ChannelReset(
+                ResetCode.LIMIT_EXCEEDED, "too many unfinished messages in this session"
+            )
         self._assembled += cost
-        return True
 
     def release(self, cost: int) -> None:
         """Those fragments are gone."""
         self._assembled -= cost
+
+
+def too_large(limit: int) -> ChannelReset:
+    """How a message of over `limit` bytes is refused."""
+    return ChannelReset(ResetCode.MESSAGE_TOO_LARGE, f"messages here may have {limit} bytes")

@@ -18,6 +18,11 @@ _TURN_BYTES = 1 << 20
 """What a session sends before the reactor has a turn for others."""
 
 
+def _end_of(channel_id: int) -> tuple[bytes, bytes, int]:
+    """What stands among the packets where the link is told that a channel is over."""
+    return b"", b"", channel_id
+
+
 class Outbox:
     """Sends the session's own packets first, then the channels' as the scheduler decides.
 
@@ -32,6 +37,7 @@ class Outbox:
         "_in_turn",
         "_on_empty",
         "_scheduler",
+        "_stopped",
         "_wake",
         "credit",
         "link",
@@ -47,12 +53,15 @@ class Outbox:
         self._scheduler: Scheduler[Channel] = Scheduler()
         self.replies = 0
         self._in_turn = False
+        self._stopped = False
         self._wake: IDelayedCall | None = None
 
     def put_control(
         self, kind: Kind, channel_id: int, *, seq: int = 0, code: int = 0, payload: bytes = b""
     ) -> None:
         """Queue a packet of the session itself, or about a channel."""
+        if self._stopped:
+            return
         head = encode_head(seq, channel_id, kind, 0, code, len(payload))
         self._control.append((head, payload, channel_id))
         if not self._in_turn:
@@ -62,8 +71,15 @@ class Outbox:
         self, kind: Kind, channel_id: int, *, seq: int = 0, code: int = 0, payload: bytes = b""
     ) -> None:
         """Queue a packet that the peer asked for; `replies` counts those that wait."""
-        self.replies += 1
+        self.replies += not self._stopped
         self.put_control(kind, channel_id, seq=seq, code=code, payload=payload)
+
+    def put_end_of_channel(self, channel_id: int) -> None:
+        """Tell the link, after all that is queued for it, that the channel is over here."""
+        if not self._stopped and self.link.streams:
+            self._control.append(_end_of(channel_id))
+            if not self._in_turn:
+                self.wake()
 
     def put_channel(self, channel: Channel) -> None:
         """`channel` has something to send."""
@@ -77,7 +93,7 @@ class Outbox:
 
     def wake(self) -> None:
         """See to it that a turn comes."""
-        if self._wake is None:
+        if self._wake is None and not self._stopped:
             self._wake = self._clock.callLater(0, self._woken)
 
     def hold(self) -> None:
@@ -90,9 +106,9 @@ class Outbox:
         self.pump()
 
     def stop(self) -> None:
-        """The link is gone."""
+        """The link is gone, or closes: nothing is sent any more."""
+        self._stopped = True
         self._control.clear()
-        self._in_turn = True  # nothing is sent again
         if self._wake is not None:
             self._wake.cancel()
             self._wake = None
@@ -100,7 +116,7 @@ class Outbox:
     def pump(self) -> None:
         """Give the link what is to be sent, most urgent first, until it has no room."""
         link = self.link
-        if self._in_turn or not link.writable:
+        if self._in_turn or self._stopped or not link.writable:
             return
         self._in_turn = True
         try:
@@ -110,7 +126,7 @@ class Outbox:
             self._in_turn = False
         if not finished:
             self.wake()
-        elif link.writable:
+        elif link.writable and not self._stopped:
             self._on_empty()
 
     def _woken(self) -> None:
@@ -122,7 +138,11 @@ class Outbox:
         control, scheduler, credit, spent = self._control, self._scheduler, self.credit, 0
         while link.writable:
             while control:
-                link.send_packet(*control.popleft())
+                head, payload, channel_id = control.popleft()
+                if head:
+                    link.send_packet(head, payload, channel_id)
+                else:
+                    link.end_channel(channel_id)
             self.replies = 0
             if spent >= _TURN_BYTES:
                 return False

@@ -28,6 +28,12 @@ class ChannelProtocol:
     def message_received(self, message: bytes) -> None:
         """A whole message arrived. Until this returns it counts against the peer's credit."""
 
+    def messages_expired(self, count: int) -> None:
+        """So many messages of an EXPIRING channel will not come: their time was over.
+
+        One that was sent in several packets may count as often as packets of it were given up.
+        """
+
     def end_received(self) -> None:
         """The peer will send no more. Ends our direction too unless overridden."""
         self.channel.end()

@@ -7,38 +7,32 @@ here. All its deadlines run on one clock that is given to it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from twisted.internet.defer import Deferred, fail
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from jetstreamproto.errors import (
-    HandshakeTimeout,
     JetStreamError,
-    NotLetIn,
     PeerSilent,
     ProtocolViolation,
-    Refused,
     SessionClosed,
-    SessionCut,
     WireError,
 )
 from jetstreamproto.session.channel import Channel
 from jetstreamproto.session.codes import (
     DEFAULT_URGENCY,
     MAX_CODE,
-    MAX_FRAGMENT,
-    PACKET_COST,
     ResetCode,
     reason_bytes,
-    reason_text,
 )
 from jetstreamproto.session.credit import ReceiveCredit, SendCredit
-from jetstreamproto.session.guard import call_application
+from jetstreamproto.session.departure import Departure
 from jetstreamproto.session.host import SessionHost
+from jetstreamproto.session.inbound import Inbound
 from jetstreamproto.session.intake import Intake
-from jetstreamproto.session.introduction import introduce, meet
+from jetstreamproto.session.introduction import Introduction
 from jetstreamproto.session.outbox import Outbox
 from jetstreamproto.session.protocol import ChannelProtocol
 from jetstreamproto.session.pulse import Pulse
@@ -46,15 +40,11 @@ from jetstreamproto.session.state import NEXT_STATES, SessionState
 from jetstreamproto.session.table import ChannelTable
 from jetstreamproto.transports.link import Link, Peer
 from jetstreamproto.wire.packet import Kind, PacketParts, encode_head
-from jetstreamproto.wire.session_messages import OPEN, Hello, Mode
+from jetstreamproto.wire.session_messages import Hello, Mode
 
 _log = Logger()
-_DATA = int(Kind.DATA)
 
 P = TypeVar("P", bound=ChannelProtocol)
-
-_MAX_REPLIES = 8192
-"""Answers to a peer's packets that may wait to be sent; only a hostile peer causes more."""
 
 
 class Session:
@@ -62,24 +52,24 @@ class Session:
 
     __slots__ = (
         "__weakref__",
-        "_client",
         "_close_waiters",
         "_connect_waiters",
-        "_deadline",
         "_host",
-        "_introduced",
+        "_inbound",
         "_linked",
-        "_pulse",
-        "_refusal",
         "_table",
         "_was_open",
         "avatar",
         "clock",
         "close_reason",
+        "departure",
         "intake",
+        "introduction",
         "link",
         "outbox",
         "peer_hello",
+        "pulse",
+        "refusal",
         "settings",
         "state",
     )
@@ -91,16 +81,16 @@ class Session:
         self.peer_hello: Hello
         self.avatar: object | None = None
         self.close_reason: JetStreamError | None = None
+        self.refusal: JetStreamError | None = None
+        """Why the session ends, where that is known before its link says so."""
         self.link: Link
         self._linked = False
-        self._introduced = False
         self._was_open = False
         self.outbox = Outbox(clock, self._outbox_empty)
         self._host = host
-        self._client = client
         self._table = ChannelTable(self, host, client=client)
         self.intake = Intake(self.settings, lambda credit: self.renew_credit(0, credit))
-        self._pulse = Pulse(
+        self.pulse = Pulse(
             clock,
             self.settings.heartbeat,
             self.settings.idle_timeout,
@@ -108,8 +98,9 @@ class Session:
             self._send_ping,
             self._peer_silent,
         )
-        self._deadline: IDelayedCall | None = None
-        self._refusal: JetStreamError | None = None
+        self.introduction: Introduction | None = Introduction(self, host, client=client)
+        self.departure = Departure(self, self._table)
+        self._inbound = Inbound(self, self._table)
         self._connect_waiters: list[Deferred[Session]] = []
         self._close_waiters: list[Deferred[None]] = []
 
@@ -121,12 +112,10 @@ class Session:
         """The transport is there; the handshake may begin."""
         self.link = self.outbox.link = link
         self._linked = True
-        if self._refusal is not None:
+        if self.refusal is not None:
             link.abort()
-            return
-        self._deadline = self.clock.callLater(
-            self.settings.handshake_timeout, self._handshake_timed_out
-        )
+        elif self.introduction is not None:
+            self.introduction.start()
 
     # --- for the application ----------------------------------------------------------
 
@@ -152,21 +141,31 @@ class Session:
         *,
         urgency: int = DEFAULT_URGENCY,
         mode: Mode = Mode.ORDERED,
+        deadline: float | None = None,
         secret: bool = False,
     ) -> Deferred[P]:
         """Open a channel to a service of the peer; fires with `protocol` once it is accepted.
 
         Without a `protocol` it fires with an `Inbox`. Messages that are sent on
         `protocol.channel` before that travel with the request, and are lost if it is refused.
-        `urgency` is 0 (first) to 7; a `secret` channel is never compressed. Fails with
-        `ServiceNotFound`, `NotAllowed`, `ChannelReset` (also after `open_timeout`) or
-        `SessionClosed`. Cancelling gives the channel up.
+        `urgency` is 0 (first) to 7; a `secret` channel is never compressed.
+
+        Messages of an UNORDERED channel do not wait for each other where the transport can do
+        that; those of an EXPIRING one may also be given up, `deadline` seconds (rounded up to
+        milliseconds) after they have left the channel's queue. For other modes a `deadline` is a
+        hint of what is worth protecting. Both hold for both directions.
+
+        Fails with `ServiceNotFound`, `NotAllowed`, `ChannelReset` (also after `open_timeout`) or
+        `SessionClosed`. Cancelling gives the channel up. Raises `ValueError` for arguments that
+        are out of range, and for EXPIRING without a deadline.
         """
         if not self.accepts_channels:
             result: Deferred[P] = Deferred()
             result.errback(SessionClosed(f"no new channels: the session is {self.state.value}"))
             return result
-        return self._table.open(service, protocol, urgency=urgency, mode=mode, secret=secret)
+        return self._table.open(
+            service, protocol, urgency=urgency, mode=mode, deadline=deadline, secret=secret
+        )
 
     def ping(self) -> Deferred[float]:
         """Ask the peer for an answer; fires with the round-trip time in seconds."""
@@ -174,28 +173,28 @@ class Session:
             result: Deferred[float] = Deferred()
             result.errback(SessionClosed(f"no ping: the session is {self.state.value}"))
             return result
-        result = self._pulse.ping()
+        result = self.pulse.ping()
         self.outbox.pump()
         return result
 
     def close(self) -> Deferred[None]:
         """End every channel, then the session, within `drain_timeout`; fires when it is gone."""
-        self._leave(ResetCode.NO_ERROR, "")
+        self.departure.leave(ResetCode.NO_ERROR, "")
         for channel in self.channels:
             channel.end()
         return self.when_closed()
 
     def drain(self, reason: str = "") -> Deferred[None]:
         """Tell the peer to finish its work here and go; after `drain_timeout` it is ended."""
-        self._leave(ResetCode.GOING_AWAY, reason)
+        self.departure.leave(ResetCode.GOING_AWAY, reason)
         return self.when_closed()
 
     def abort(self) -> None:
         """Drop the connection at once. The peer sees a cut."""
         if self._linked:
             self.link.abort()
-        elif self._refusal is None:
-            self._refusal = SessionClosed("the session was given up before it was connected")
+        elif self.refusal is None:
+            self.refusal = SessionClosed("the session was given up before it was connected")
 
     def when_connected(self) -> Deferred[Session]:
         """Fires with this session once the peer has answered under the new keys."""
@@ -220,27 +219,15 @@ class Session:
     # --- LinkUser ---------------------------------------------------------------------
 
     def link_ready(self) -> None:
-        if self._client:
-            self._send_hello()
+        if self.introduction is not None:
+            self.introduction.link_ready()
 
     def packets_received(self, packets: Sequence[PacketParts]) -> None:
-        self._pulse.heard = True
-        outbox, find, intake = self.outbox, self._table.find, self.intake
+        self.pulse.heard = True
+        outbox = self.outbox
         outbox.hold()
         try:
-            for seq, channel_id, kind, flags, code, payload in packets:
-                if kind == _DATA and self.state is not SessionState.CONNECTING:
-                    size = len(payload)
-                    if size > MAX_FRAGMENT:
-                        raise ProtocolViolation(f"a fragment of {size} bytes")
-                    intake.credit.receive(size + PACKET_COST)
-                    channel = find(channel_id)
-                    if channel is None:
-                        intake.consumed(size + PACKET_COST)
-                    else:
-                        channel.data_received(seq, flags, payload)
-                else:
-                    self._control_received(seq, channel_id, kind, code, payload)
+            self._inbound.take(packets)
         except (ProtocolViolation, WireError) as error:
             self._violated(error)
         finally:
@@ -252,18 +239,18 @@ class Session:
     def link_ended(self) -> None:
         self._table.close_all(SessionClosed("the peer ended the session"))
         if self.state is not SessionState.CLOSED:
-            self._end()
+            self.departure.end()
 
     def link_lost(self, reason: JetStreamError | None) -> None:
         connecting = self.state is SessionState.CONNECTING
-        reason = self._refusal or reason
+        reason = self.refusal or reason
         self.close_reason = reason
-        self._move(SessionState.CLOSED)
-        self._cancel_deadline()
+        self.move(SessionState.CLOSED)
+        self.departure.stop()
         self.outbox.stop()
         ended = reason or SessionClosed("the session has ended")
         self._table.close_all(ended)
-        self._pulse.stop(ended)
+        self.pulse.stop(ended)
         connects, self._connect_waiters = self._connect_waiters, []
         for connect in connects:
             connect.errback(ended)
@@ -276,6 +263,12 @@ class Session:
 
     # --- for channels ------------------------------------------------------------------
 
+    @property
+    def admits_channels(self) -> bool:
+        """Whether the peer may open channels. If it is going away, that overtook its OPEN."""
+        overtaken = self.state is SessionState.DRAINING and self.link.streams
+        return self.accepts_channels or (overtaken and not self.departure.leaving)
+
     def send_reset(self, channel_id: int, code: int, reason: str, *, asked: bool = False) -> None:
         """Reset a channel, or answer the OPEN of one (`asked`)."""
         put = self.outbox.put_reply if asked else self.outbox.put_control
@@ -283,203 +276,65 @@ class Session:
 
     def renew_credit(self, channel_id: int, credit: ReceiveCredit) -> None:
         """Announce a new limit of a channel, or of the session (0)."""
-        self._pulse.probe()
-        limit = credit.renew(self.clock.seconds(), self._pulse.rtt)
+        rtt = self.link.rtt
+        if rtt is None:
+            self.pulse.probe()
+            rtt = self.pulse.rtt
+        limit = credit.renew(self.clock.seconds(), rtt)
         self.outbox.put_control(Kind.CREDIT, channel_id, seq=limit)
 
     def channel_gone(self, channel: Channel, reason: JetStreamError | None) -> None:
         """`channel` has closed, because of `reason` if not by both sides' ends."""
         self.outbox.discard(channel)
+        self.outbox.put_end_of_channel(channel.id)
         self._table.forget(channel, reason)
-        if self.state is SessionState.DRAINING and not self._table:
-            self._end()
+        self.departure.channel_gone()
 
-    # --- receiving --------------------------------------------------------------------
+    # --- for the introduction ----------------------------------------------------------
 
-    def _control_received(
-        self, seq: int, channel_id: int, kind: int, code: int, payload: memoryview
-    ) -> None:
-        if self.state is SessionState.CONNECTING:
-            if kind == Kind.HELLO:
-                self._hello_received(meet(payload))
-            elif kind == Kind.GOAWAY and self._client:
-                kind_of = NotLetIn if code == ResetCode.NOT_ALLOWED else Refused
-                self._refusal = kind_of(f"the server turned us away: {reason_text(payload)}")
-            else:
-                raise ProtocolViolation(f"packet kind {kind} before HELLO")
-        elif self.outbox.replies > _MAX_REPLIES:
-            raise ProtocolViolation("the peer asks for more than it reads")
-        elif kind == Kind.CREDIT:
-            self._credit_received(channel_id, seq)
-        elif kind == Kind.END:
-            channel = self._table.find(channel_id)
-            if channel is not None:
-                channel.peer_ended()
-        elif kind == Kind.OPEN:
-            self._table.open_received(channel_id, OPEN.decode(payload))
-        elif kind == Kind.ACCEPT:
-            self._table.accept_received(channel_id)
-        elif kind == Kind.RESET:
-            self._table.reset_received(channel_id, code, reason_text(payload))
-        elif kind == Kind.PING:
-            self.outbox.put_reply(Kind.PONG, 0, seq=seq)
-        elif kind == Kind.PONG:
-            self._pulse.pong_received(seq)
-        elif kind == Kind.GOAWAY:
-            self._goaway_received(code, reason_text(payload))
-        else:
-            raise ProtocolViolation(f"unknown packet kind {kind}")
-
-    def _hello_received(self, hello: Hello) -> None:
-        if self._introduced:
-            raise ProtocolViolation("a second HELLO")
-        self._introduced = True
+    def meet(self, hello: Hello) -> None:
+        """The peer has introduced itself."""
         self.peer_hello = hello._replace(password=None)  # not to be kept in memory
         self.outbox.credit = SendCredit(hello.session_window)
-        if self._client:
-            self._connected()
-            return
-        try:
-            verdict = self._host.authenticate(self, hello)
-        except Exception:
-            _log.failure("The judge of credentials failed")
-            verdict = fail()
-        if verdict is None:
-            self._connected()
-        else:
-            verdict.addCallbacks(self._authenticated, self._not_authenticated)
 
-    def _authenticated(self, avatar: object) -> None:
-        self.avatar = avatar
-        if self.state is SessionState.CONNECTING:
-            self._connected()
-
-    def _not_authenticated(self, failure: Any) -> None:
-        _log.info(
-            "{peer} is not let in: {error}", peer=self.peer.address, error=failure.getErrorMessage()
-        )
-        if self.state is SessionState.CONNECTING:
-            self._refusal = NotLetIn("the peer is not let in")
-            reason = b"unknown user or wrong password"
-            self.outbox.put_control(Kind.GOAWAY, 0, code=ResetCode.NOT_ALLOWED, payload=reason)
-            self._end()
-
-    def _connected(self) -> None:
-        if not self._client:
-            self._send_hello()
-        self._move(SessionState.OPEN)
+    def connected(self) -> None:
+        """Both sides accept each other."""
+        self.move(SessionState.OPEN)
         self._was_open = True
-        self._cancel_deadline()
-        self._pulse.start()
+        self.pulse.start()
         self._host.session_made(self)
         waiters, self._connect_waiters = self._connect_waiters, []
         for waiter in waiters:
             waiter.callback(self)
 
-    def _send_hello(self) -> None:
-        credentials = self._host.credentials() if self._client else None
-        payload = introduce(self.settings, credentials)
-        self.outbox.put_control(Kind.HELLO, 0, payload=payload)
-        self.outbox.pump()
-
-    def _credit_received(self, channel_id: int, limit: int) -> None:
-        if channel_id == 0:
-            if self.outbox.credit.grant(limit):
-                self.outbox.wake()
-            return
-        channel = self._table.find(channel_id)
-        if channel is not None:
-            channel.credit_received(limit)
-
-    # --- deadlines --------------------------------------------------------------------
-
-    def _handshake_timed_out(self) -> None:
-        self._deadline = None
-        seconds = self.settings.handshake_timeout
-        self._refusal = HandshakeTimeout(f"no session after {seconds:g} s of handshake")
-        self.link.abort()
+    # --- endings ----------------------------------------------------------------------
 
     def _send_ping(self, number: int) -> None:
         self.outbox.put_control(Kind.PING, 0, seq=number)
 
     def _peer_silent(self, seconds: float) -> None:
-        self._refusal = PeerSilent(f"no sign of the peer for {seconds:g} s")
+        self.refusal = PeerSilent(f"no sign of the peer for {seconds:g} s")
         self.link.abort()
-
-    def _drain_timed_out(self) -> None:
-        self._deadline = None
-        if self.state is SessionState.DRAINING:
-            for channel in self.channels:
-                channel.reset(ResetCode.GOING_AWAY, "the session is closing")
-        else:
-            self._refusal = SessionCut("the peer did not end the session in time")
-            self.link.abort()
-
-    def _set_deadline(self) -> None:
-        self._cancel_deadline()
-        self._deadline = self.clock.callLater(self.settings.drain_timeout, self._drain_timed_out)
-
-    def _cancel_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    # --- ends -------------------------------------------------------------------------
-
-    def _leave(self, code: int, reason: str) -> None:
-        """This side wants to end the session: at the latest when the deadline comes."""
-        if self.state is SessionState.CONNECTING:
-            self.abort()
-        elif self.state is SessionState.OPEN and not self._table and code == ResetCode.NO_ERROR:
-            self._end()  # which says it all
-        elif self.state is SessionState.OPEN:
-            self._go_away(code, reason)
-        elif self.state is SessionState.DRAINING and self._deadline is None:
-            self._set_deadline()
-
-    def _go_away(self, code: int, reason: str) -> None:
-        payload = reason_bytes(reason)
-        last = self._table.newest_of_peer
-        self.outbox.put_control(Kind.GOAWAY, 0, seq=last, code=code, payload=payload)
-        self._start_draining()
-        if self.state is SessionState.DRAINING:
-            self._set_deadline()
-
-    def _goaway_received(self, code: int, reason: str) -> None:
-        if code not in (ResetCode.NO_ERROR, ResetCode.GOING_AWAY):
-            self._refusal = SessionCut(f"the peer ended the session: {reason or code}")
-        if self.state is SessionState.OPEN:
-            self._start_draining()
-            for channel in self.channels:
-                if not self._table.is_opening(channel):
-                    call_application(channel, channel.protocol.session_closing)
-
-    def _start_draining(self) -> None:
-        self._move(SessionState.DRAINING)
-        if not self._table:
-            self._end()
-
-    def _end(self) -> None:
-        """Nothing is left to do: send what waits, then the authenticated end."""
-        if self.state is not SessionState.ENDING:
-            self._move(SessionState.ENDING)
-            self._set_deadline()
-        self.outbox.pump()
 
     def _outbox_empty(self) -> None:
         if self.state is SessionState.ENDING:
+            self.outbox.stop()
             self.link.close()
 
     def _violated(self, error: JetStreamError) -> None:
         _log.warn("{peer} broke the protocol: {error}", peer=self.peer.address, error=str(error))
-        self._refusal = error
+        self.refusal = error
         payload = reason_bytes(str(error))
         head = encode_head(0, 0, Kind.GOAWAY, 0, ResetCode.PROTOCOL_ERROR, len(payload))
         self.link.send_packet(head, payload, 0)
         self.link.flush()
         self.link.fail(error)
 
-    def _move(self, state: SessionState) -> None:
+    def move(self, state: SessionState) -> None:
+        """Go on to `state`."""
         if state not in NEXT_STATES[self.state]:
             raise AssertionError(f"{self!r} cannot become {state.value}")
         self.state = state
+        introduction, self.introduction = self.introduction, None
+        if introduction is not None:
+            introduction.stop()

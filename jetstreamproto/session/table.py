@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import ceil
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -16,8 +17,15 @@ from jetstreamproto.errors import (
     ProtocolViolation,
     ServiceNotFound,
 )
-from jetstreamproto.session.channel import Channel
-from jetstreamproto.session.codes import LOWEST_URGENCY, MAX_SERVICE_NAME, ResetCode
+from jetstreamproto.reliability.intervals import IntervalSet
+from jetstreamproto.session.channel import Channel, ChannelState
+from jetstreamproto.session.codes import (
+    LOWEST_URGENCY,
+    MAX_DEADLINE_MS,
+    MAX_SERVICE_NAME,
+    ResetCode,
+)
+from jetstreamproto.session.guard import call_application
 from jetstreamproto.session.host import SessionHost
 from jetstreamproto.session.protocol import ChannelProtocol, Inbox
 from jetstreamproto.wire.packet import Kind
@@ -31,16 +39,22 @@ _log = Logger()
 P = TypeVar("P", bound=ChannelProtocol)
 
 _CLIENT_SIDE, _SERVER_SIDE = 1, 0  # parity of the channel numbers that a side opens
+_MAX_GAPS = 1 << 12  # in the numbers that a peer has opened
 
 
 class ChannelTable:
-    """The channels of `session`. A client's have odd numbers, a server's even ones, rising."""
+    """The channels of `session`. A client's have odd numbers, a server's even ones.
+
+    Each side uses its numbers once and rising, but where the link has `streams`, OPENs overtake
+    each other, and whatever is said about one channel may overtake what was said about another.
+    """
 
     __slots__ = (
         "_channels",
         "_host",
         "_newest",
         "_next",
+        "_opened",
         "_openings",
         "_session",
         "_side",
@@ -55,6 +69,7 @@ class ChannelTable:
         self._openings: dict[int, tuple[Deferred[Any], IDelayedCall]] = {}
         self._next = 1 if client else 2
         self._newest = 0  # of the peer's channels
+        self._opened = IntervalSet()  # halves of their numbers, where they may come in any order
         self._theirs = 0  # how many of them there are
 
     def __len__(self) -> int:
@@ -80,22 +95,36 @@ class ChannelTable:
         """
         channel = self._channels.get(channel_id)
         if channel is None:
-            newest = self._next - 2 if channel_id % 2 == self._side else self._newest
-            if channel_id == 0 or channel_id > newest:
+            ours = channel_id % 2 == self._side
+            was = channel_id < self._next if ours else self._was_opened(channel_id)
+            if channel_id == 0 or not was:
                 raise ProtocolViolation(f"a packet for channel {channel_id}, which never was")
         return channel
+
+    def _was_opened(self, channel_id: int) -> bool:
+        """Whether the peer has opened the channel of that number."""
+        if self._session.link.streams:
+            return channel_id >> 1 in self._opened
+        return channel_id <= self._newest
 
     # --- opening ---------------------------------------------------------------------
 
     def open(
-        self, service: str, protocol: P | None, *, urgency: int, mode: Mode, secret: bool
+        self,
+        service: str,
+        protocol: P | None,
+        *,
+        urgency: int,
+        mode: Mode,
+        deadline: float | None,
+        secret: bool,
     ) -> Deferred[P]:
         """Ask the peer for a channel; see `Session.open`."""
         if not 0 < len(service.encode()) <= MAX_SERVICE_NAME:
             raise ValueError(f"a service name has 1 to {MAX_SERVICE_NAME} bytes of UTF-8")
         if not 0 <= urgency <= LOWEST_URGENCY:
             raise ValueError(f"an urgency is 0 to {LOWEST_URGENCY}")
-        request = Open(service, mode, urgency, 0, secret)
+        request = Open(service, Mode(mode), urgency, _milliseconds(mode, deadline), secret)
         channel = self._add(self._next, request, Inbox() if protocol is None else protocol)
         self._next += 2
         opened: Deferred[P] = Deferred(lambda _: self._give_up(channel))
@@ -130,29 +159,44 @@ class ChannelTable:
 
     def open_received(self, channel_id: int, request: Open) -> None:
         """The peer opens a channel: accept it or answer with a reset."""
-        if channel_id % 2 == self._side or channel_id <= self._newest:
-            raise ProtocolViolation(f"the peer may not open channel {channel_id}")
+        self._check_number(channel_id)
         if request.urgency > LOWEST_URGENCY:
             raise ProtocolViolation(f"an OPEN of urgency {request.urgency}")
         if not 0 < len(request.service.encode()) <= MAX_SERVICE_NAME:
             raise ProtocolViolation("an OPEN without a service name, or with one that is too long")
-        self._newest = channel_id
+        session = self._session
         try:
             protocol = self._admit(request.service)
         except ChannelReset as refusal:
-            self._session.send_reset(channel_id, refusal.code, refusal.reason, asked=True)
+            session.send_reset(channel_id, refusal.code, refusal.reason, asked=True)
+            session.outbox.put_end_of_channel(channel_id)
             return
         channel = self._add(channel_id, request, protocol)
         self._theirs += 1
-        self._session.outbox.put_reply(Kind.ACCEPT, channel_id)
+        session.outbox.put_reply(Kind.ACCEPT, channel_id)
         channel.opened()
+        if not session.accepts_channels and channel.state is not ChannelState.CLOSED:
+            call_application(channel, protocol.session_closing)  # its OPEN was overtaken
+
+    def _check_number(self, channel_id: int) -> None:
+        """`ProtocolViolation` if the peer may not open that channel; it has from now on."""
+        fresh = channel_id > self._newest
+        if channel_id % 2 == self._side or channel_id == 0:
+            fresh = False
+        elif self._session.link.streams:
+            fresh = self._opened.add(channel_id >> 1)
+            if self._opened.intervals > _MAX_GAPS:
+                raise ProtocolViolation("the peer leaves too many channel numbers out")
+        if not fresh:
+            raise ProtocolViolation(f"the peer may not open channel {channel_id}")
+        self._newest = max(self._newest, channel_id)
 
     def _admit(self, service: str) -> ChannelProtocol:
         """The protocol for a channel of the peer's; raises `ChannelReset` to refuse it."""
         session = self._session
-        if not session.accepts_channels:
+        if not session.admits_channels:
             raise ChannelReset(ResetCode.GOING_AWAY, "the session is closing")
-        if self._theirs >= session.settings.max_channels:
+        if self._theirs >= session.settings.max_channels and not self._makes_room():
             raise ChannelReset(ResetCode.LIMIT_EXCEEDED, "too many channels are open")
         try:
             protocol = self._host.accept(session, service)
@@ -165,9 +209,26 @@ class ChannelTable:
             _log.failure("Service {service} failed to start", service=service)
             raise ChannelReset(ResetCode.INTERNAL_ERROR, "the service failed to start") from None
 
+    def _makes_room(self) -> bool:
+        """Whether an OPEN over the limit may have overtaken ends that make room for it.
+
+        There are never more than twice as many channels as the limit says.
+        """
+        limit = self._session.settings.max_channels
+        if not self._session.link.streams or self._theirs >= 2 * limit:
+            return False
+        ending = sum(
+            channel.state is ChannelState.ENDED and channel.id % 2 != self._side
+            for channel in self._channels.values()
+        )
+        return self._theirs - ending < limit
+
     def _add(self, channel_id: int, request: Open, protocol: ChannelProtocol) -> Channel:
         channel = Channel(self._session, channel_id, request, protocol)
         self._channels[channel_id] = channel
+        link = self._session.link
+        if link.streams and (channel.mode is not Mode.ORDERED or channel.deadline is not None):
+            link.set_mode(channel_id, channel.mode, channel.deadline)
         return channel
 
     # --- going -----------------------------------------------------------------------
@@ -194,6 +255,17 @@ class ChannelTable:
             if timer.active():
                 timer.cancel()
             opened.errback(reason or ChannelReset(ResetCode.CANCELLED))
+
+
+def _milliseconds(mode: Mode, deadline: float | None) -> int:
+    """A deadline as OPEN carries it, rounded up; `ValueError` for one that it cannot carry."""
+    if deadline is None:
+        if mode is Mode.EXPIRING:
+            raise ValueError("messages that expire need a deadline")
+        return 0
+    if not 0 < deadline <= MAX_DEADLINE_MS / 1000:
+        raise ValueError(f"a deadline is up to {MAX_DEADLINE_MS / 1000} seconds, not {deadline}")
+    return min(ceil(deadline * 1000), MAX_DEADLINE_MS)
 
 
 def _reset_error(code: int, reason: str, service: str) -> ChannelReset:

@@ -12,11 +12,15 @@ from typing import Protocol
 
 from jetstreamproto.errors import JetStreamError
 from jetstreamproto.wire.packet import PacketParts
+from jetstreamproto.wire.session_messages import Mode
 
 
 @dataclass(slots=True)
 class LinkStats:
-    """What a link has carried, in bytes on the wire (headers and tags included)."""
+    """What a link has carried, in bytes on the wire (headers and tags included).
+
+    Links may have a subclass with more fields, and make a new one whenever they are asked.
+    """
 
     bytes_sent: int = 0
     bytes_received: int = 0
@@ -31,11 +35,33 @@ class Peer:
 
 
 class Link(Protocol):
-    """What a session may ask of its transport."""
+    """What a session may ask of its transport.
+
+    What it was given arrives, whole and once, until the connection is lost; each channel's packets
+    in order. On a link with `streams` packets of different channels overtake each other, and the
+    DATA packets of channels that `set_mode` names travel on their own: they come in any order
+    once the first other packet of their channel (its OPEN or ACCEPT) has been handed up, also
+    after its last one. Credit is counted by what comes, so none may be left out, not even on a
+    channel that was reset: one that an EXPIRING channel gives up is handed up as a DATA packet of
+    the same channel and seq with `Flag.DROPPED`, code 0 and the size of its payload as it was sent
+    (u32, little endian).
+    """
+
+    @property
+    def streams(self) -> bool:
+        """Whether every channel is a stream of its own, so that `set_mode` and `end_channel` are
+        called. Constant."""
+
+    @property
+    def rtt(self) -> float | None:
+        """The round-trip time in seconds as the link knows it, None if it does not."""
 
     @property
     def writable(self) -> bool:
-        """Whether packets are wanted now; `LinkUser.link_writable` says when they are again."""
+        """Whether packets are wanted now; `LinkUser.link_writable` says when they are again.
+
+        Not after `close`, `fail` or `abort`.
+        """
 
     @property
     def peer(self) -> Peer: ...
@@ -45,6 +71,21 @@ class Link(Protocol):
 
     def send_packet(self, head: bytes, payload: bytes | memoryview, channel: int) -> None:
         """Take one encoded packet. It may wait for `flush`, or for the link to be writable."""
+
+    def set_mode(self, channel: int, mode: Mode, deadline: float | None) -> None:
+        """How DATA of `channel` may be carried; called before its first packet of this side.
+
+        Only for channels that are not ORDERED, or that have a deadline: the seconds after which a
+        message is of no use. Messages of an EXPIRING channel may then be given up; for others it
+        is a hint. An ORDERED channel stays one stream.
+        """
+
+    def end_channel(self, channel: int) -> None:
+        """`channel` is closed at this side, which has sent its last packet on it.
+
+        Called once for every channel on which this side has sent, after that packet. The peer
+        may still send on it.
+        """
 
     def flush(self) -> None:
         """Send what `send_packet` has taken."""
@@ -66,7 +107,7 @@ class LinkUser(Protocol):
         """The handshake is complete: packets can be sent under its keys."""
 
     def packets_received(self, packets: Sequence[PacketParts]) -> None:
-        """Packets arrived, in order for each channel.
+        """Packets arrived, in the order that `Link` promises.
 
         Their payloads are views that are good until this returns: copy what is to be kept.
         """
@@ -75,7 +116,10 @@ class LinkUser(Protocol):
         """The link has room again."""
 
     def link_ended(self) -> None:
-        """The peer's authenticated end arrived; nothing more will."""
+        """The peer's authenticated end arrived, after everything else; nothing more will."""
 
     def link_lost(self, reason: JetStreamError | None) -> None:
-        """The link is gone: None after both ends were exchanged, otherwise what went wrong."""
+        """The link is gone: None after both ends were exchanged, otherwise what went wrong.
+
+        May be called from within `fail` and `abort`, and from `close` before the link is ready.
+        """

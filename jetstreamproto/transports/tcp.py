@@ -44,6 +44,7 @@ from jetstreamproto.sockets.profiles import UnsentLimit
 from jetstreamproto.transports.link import LinkStats, LinkUser, Peer
 from jetstreamproto.transports.strangers import recognise
 from jetstreamproto.wire.packet import HEAD_SIZE, split_packets
+from jetstreamproto.wire.session_messages import Mode
 
 RECORD_SIZE = 1 << 17
 """Plaintext bytes at which a batch of packets is sealed; a record has at most one packet more."""
@@ -90,6 +91,9 @@ _NEXT_STATES = {
 @implementer(IPullProducer)
 class TcpLink:
     """A `Link` over one TCP connection. The protocol that owns the connection feeds it."""
+
+    streams = False  # one for all channels
+    rtt = None
 
     __slots__ = (
         "_answers",
@@ -172,6 +176,12 @@ class TcpLink:
         self._batch_size += HEAD_SIZE + len(payload)
         if self._batch_size >= RECORD_SIZE and not self._blocked:
             self.flush()
+
+    def set_mode(self, channel: int, mode: Mode, deadline: float | None) -> None:
+        raise AssertionError("a TCP connection has one stream")
+
+    def end_channel(self, channel: int) -> None:
+        raise AssertionError("a TCP connection has one stream")
 
     def flush(self) -> None:
         if self._batch and not self._blocked:

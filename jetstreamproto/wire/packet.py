@@ -41,6 +41,7 @@ class Flag:
 
     MORE: Final = 1  # More fragments of this message follow.
     LZ4: Final = 2  # The payload is an LZ4 block.
+    DROPPED: Final = 4  # The packet was given up on the way; the payload is its payload's size.
 
 
 class _Header(NamedTuple):
@@ -122,3 +123,16 @@ def _cut_buffer(view: memoryview, start: int) -> memoryview:
     if size > left:
         raise WireError(f"a packet announces {size} bytes, but {left} are left")
     return view[start : start + 4 + size]
+
+
+_SEQ_AT, _KIND_AT = 24, 36  # in the canonical layout
+
+
+def is_data(head: bytes) -> bool:
+    """Whether a head, as `encode_head` writes it, is that of a DATA packet."""
+    return head[_KIND_AT] == Kind.DATA
+
+
+def sequence_number(head: bytes) -> int:
+    """The `seq` in a head, as `encode_head` writes it."""
+    return int.from_bytes(head[_SEQ_AT : _SEQ_AT + 8], "little")

@@ -27,6 +27,7 @@ from jetstreamproto.session.codes import ResetCode
 from jetstreamproto.session.session import Session
 from jetstreamproto.session.settings import SessionSettings
 from jetstreamproto.testing.pair import SessionPair
+from jetstreamproto.wire.session_messages import Mode
 from tests.doubles import KIB, MIB, Recorder, Registry, noise, windows
 
 _Case = SynchronousTestCase if TYPE_CHECKING else object
@@ -188,6 +189,129 @@ class SessionContract(_Case):
         mine = pair.run(pair.client.open("greeter", Greeter()))
         pair.run_until(lambda: bool(mine.messages))
         self.assertEqual(mine.events, ["opened", "message"])
+
+    # --- modes -------------------------------------------------------------------------
+
+    def join_mode(
+        self, mode: Mode, deadline: float | None = None, **options: Any
+    ) -> tuple[SessionPair, Recorder, Any]:
+        """As `join`, for a channel of that mode."""
+        registry = Registry(lambda: Recorder(stay=True))
+        pair = self.connect({"service": registry}, **options)
+        mine = Recorder(stay=True)
+        pair.run(pair.client.open("service", mine, mode=mode, deadline=deadline))
+        return pair, mine, registry.made[0]
+
+    def test_both_sides_know_the_mode_and_the_deadline(self) -> None:
+        for mode, deadline in (
+            (Mode.ORDERED, None),
+            (Mode.ORDERED, 2.5),
+            (Mode.UNORDERED, None),
+            (Mode.UNORDERED, 0.001),
+            (Mode.EXPIRING, 4294967.295),
+        ):
+            with self.subTest(mode=mode.name, deadline=deadline):
+                pair, mine, theirs = self.join_mode(mode, deadline)
+                for side in (mine, theirs):
+                    self.assertIs(side.channel.mode, mode)
+                    self.assertEqual(side.channel.deadline, deadline)
+                mine.channel.send(b"there")
+                pair.run_until(lambda theirs=theirs: theirs.messages == [b"there"])
+                theirs.channel.send(b"back")
+                pair.run_until(lambda mine=mine: mine.messages == [b"back"])
+
+    def test_deadlines_out_of_range_are_refused_locally(self) -> None:
+        pair = self.connect({"echo": Echo})
+        for deadline in (0, -1.0, 4294967.3, 1e300, float("inf"), float("nan")):
+            for mode in Mode:
+                with self.assertRaises(ValueError):
+                    pair.client.open("echo", mode=mode, deadline=deadline)
+        with self.assertRaises(ValueError):
+            pair.client.open("echo", mode=Mode.EXPIRING)
+        self.assertEqual(pair.client.channels, ())
+        self.check_alive(pair)
+
+    def test_messages_without_order_all_arrive_and_then_the_end(self) -> None:
+        pair, mine, theirs = self.join_mode(Mode.UNORDERED)
+        sizes = (0, 1, 64 * KIB, 64 * KIB + 1, self.large, 5, 300_000, *range(100, 300))
+        up = [noise(size, 1) for size in sizes]
+        down = [noise(size, 2) for size in sizes] + [bytes(200_000)]
+        for side, messages in ((mine, up), (theirs, down)):
+            for message in messages:
+                side.channel.send(message)
+            side.channel.end()
+        pair.run_until(lambda: "closed" in mine.events and "closed" in theirs.events)
+        for side, messages in ((theirs, up), (mine, down)):
+            self.assertTrue(sorted(side.messages) == sorted(messages))
+            self.assertEqual(side.events[-2:], ["end", "closed"])
+            self.assertEqual(side.channel.expired, 0)
+        self.check_ended(pair, mine, theirs)
+
+    def test_what_expires_is_counted_and_the_rest_arrives(self) -> None:
+        pair, mine, theirs = self.join_mode(Mode.EXPIRING, 0.5)
+        messages = [noise(100 + number, number) for number in range(1000)]
+        for message in messages:
+            mine.channel.send(message)
+        mine.channel.end()
+        pair.run_until(lambda: "end" in theirs.events)
+        self.assertLessEqual(set(theirs.messages), set(messages))
+        self.assertEqual(len(theirs.messages) + theirs.channel.expired, len(messages))
+        self.assertEqual(len(set(theirs.messages)), len(theirs.messages))
+        self.assertEqual(theirs.expired, theirs.channel.expired)
+        theirs.channel.end()
+        pair.run_until(lambda: "closed" in mine.events)
+        self.check_ended(pair, mine, theirs)
+
+    def test_large_messages_that_expire_are_whole_or_lost(self) -> None:
+        pair, mine, theirs = self.join_mode(Mode.EXPIRING, 0.5, settings=windows(256 * KIB, MIB))
+        messages = [noise(200_000, number) for number in range(60)]
+        for message in messages:
+            mine.channel.send(message)
+        mine.channel.end()
+        pair.run_until(lambda: "end" in theirs.events)
+        self.assertLessEqual(set(theirs.messages), set(messages))
+        lost = len(messages) - len(theirs.messages)
+        self.assertGreaterEqual(theirs.channel.expired, lost)
+        self.assertEqual(bool(theirs.channel.expired), bool(lost))
+        theirs.channel.end()
+        pair.run_until(lambda: "closed" in mine.events)
+        self.check_ended(pair, mine, theirs)
+
+    def test_a_paused_receiver_stops_a_sender_without_order_as_well(self) -> None:
+        window = 300_000
+        pair, mine, theirs = self.join_mode(Mode.UNORDERED, settings=windows(window, 4 * window))
+        theirs.channel.pauseProducing()
+        messages = [noise(10_000, number) for number in range(100)]
+        for message in messages:
+            mine.channel.send(message)
+        mine.channel.end()
+        pair.advance(14)
+        self.assertGreater(mine.channel.queued, 600_000)
+        self.assertEqual(theirs.messages, [])
+        theirs.channel.resumeProducing()
+        pair.run_until(lambda: "end" in theirs.events)
+        self.assertTrue(sorted(theirs.messages) == sorted(messages))
+
+    def test_channels_without_order_that_are_reset_leave_the_session_its_credit(self) -> None:
+        pair = self.connect({"service": Recorder}, settings=windows(256 * KIB, 512 * KIB))
+        for number in range(20):
+            mine = Recorder(stay=True)
+            mode, deadline = ((Mode.UNORDERED, None), (Mode.EXPIRING, 0.5))[number % 2]
+            pair.run(pair.client.open("service", mine, mode=mode, deadline=deadline))
+            for size in (100_000, 70_000, 10, 60_000):
+                mine.channel.send(noise(size))
+            pair.advance(0.002 * number)
+            if number % 3:
+                mine.channel.reset()
+            elif pair.server.channels:
+                pair.server.channels[0].reset()
+            pair.advance(0.3)
+        self.assertEqual(pair.client.channels + pair.server.channels, ())
+        self.check_alive(pair)
+        other = pair.run(pair.client.open("service", Recorder()))
+        for number in range(40):
+            other.channel.send(noise(60_000, number))
+        pair.run_until(lambda: not other.channel.queued)
 
     # --- limits ------------------------------------------------------------------------
 

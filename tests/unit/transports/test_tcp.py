@@ -242,6 +242,8 @@ class HandshakeTests(TestCase):
             def check(self, certificate: object, now: object) -> None:
                 raise ConfigurationError("known_hosts: line 3 makes no sense")
 
+            def proved(self, certificate: object) -> None: ...
+
         one, other = End(TlsContext(Role.CLIENT, trust=Broken())), server()
         carry(one, other)
         reason = one.lose()
