@@ -183,6 +183,8 @@ class Handshake:
             raise self._refusal or _explain(error) from error
         if self._connection.get_alpn_proto_negotiated() != ALPN:
             raise HandshakeError(f"the peer did not agree on the protocol {ALPN.decode()} (ALPN)")
+        if self._judged is not None and self._tls.trust is not None:
+            self._tls.trust.proved(self._judged)
         self.peer_certificate = self._judged
         self.complete = True
 

@@ -36,6 +36,10 @@ class Aead(Protocol):
         self, nonce: bytes, data: bytes, associated_data: bytes, buf: memoryview
     ) -> int: ...
 
+    def decrypt(
+        self, nonce: bytes, data: memoryview | bytes, associated_data: memoryview | bytes
+    ) -> bytes: ...
+
     def decrypt_into(
         self, nonce: bytes, data: memoryview, associated_data: bytes, buf: memoryview
     ) -> int: ...

@@ -41,7 +41,16 @@ class Trust(Protocol):
         """The PEM file of the CAs that a chain must end in, or None where chains do not count."""
 
     def check(self, certificate: x509.Certificate, now: datetime) -> None:
-        """Return to accept `certificate` at the time `now`; raise a `TrustError` to refuse it."""
+        """Return to accept `certificate` at the time `now`; raise a `TrustError` to refuse it.
+
+        Nobody has proved yet to own it: any peer can show a certificate that it has seen.
+        """
+
+    def proved(self, certificate: x509.Certificate) -> None:
+        """The peer has proved that it owns `certificate`, which `check` accepted.
+
+        May raise what `check` does, which fails the handshake after all.
+        """
 
 
 class PinnedKeys:
@@ -69,6 +78,9 @@ class PinnedKeys:
         if shown not in self.fingerprints:
             raise WrongFingerprint(f"the peer shows the fingerprint {shown}, which is not trusted")
 
+    def proved(self, certificate: x509.Certificate) -> None:
+        """Nothing is kept."""
+
 
 class CertificateAuthority:
     """Trust certificates issued by the CAs in a PEM file, for `name` where one is given.
@@ -95,12 +107,16 @@ class CertificateAuthority:
                 f"the server's certificate is not for {self.name!r}"
             ) from error
 
+    def proved(self, certificate: x509.Certificate) -> None:
+        """Nothing is kept."""
+
 
 class KnownHosts:
     """Trust a server by the fingerprint that a file has for it, as OpenSSH does.
 
     `host` is `HOST:PORT`. `own`, this host's own fingerprint, is known without an entry. With
-    `trust_new` a first contact is written to the file instead of refused.
+    `trust_new` a first contact is let in instead of refused, and written to the file once the
+    server has proved that the key is its own.
     """
 
     ca_file: Path | None = None
@@ -112,21 +128,35 @@ class KnownHosts:
         self.host = host
         self.own = own
         self.trust_new = trust_new
+        self._accepted: str | None = None
 
     def check(self, certificate: x509.Certificate, now: datetime) -> None:
         _check_dates(certificate, now)
+        self._is_new(fingerprint(certificate))
+
+    def proved(self, certificate: x509.Certificate) -> None:
+        """Write what was trusted at first contact to the file."""
         shown = fingerprint(certificate)
+        if self._is_new(shown):
+            self.remember(shown)
+
+    def accept(self, shown: str) -> None:
+        """Trust the fingerprint `shown` at first contact, as somebody has said who was asked."""
+        self._accepted = parse_fingerprint(shown)
+
+    def _is_new(self, shown: str) -> bool:
+        """Whether `shown` is trusted, but not known; raises a `TrustError` if it is not."""
         known = self.known()
         if shown in known or (shown == self.own and not known):
-            return
+            return False
         if known:
             raise WrongFingerprint(
                 f"{self.host} shows the fingerprint {shown}, but {self.path} knows it by "
                 f"{', '.join(sorted(known))}: its key was changed, or someone is in between"
             )
-        if not self.trust_new:
+        if shown != self._accepted and not self.trust_new:
             raise UnknownHost(self.host, shown)
-        self.remember(shown)
+        return True
 
     def known(self) -> frozenset[str]:
         """The fingerprints that the file has for this host."""

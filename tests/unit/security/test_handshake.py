@@ -43,6 +43,16 @@ IDENTITY = Identity.create(NOW)
 PINNED = PinnedKeys([IDENTITY.fingerprint])
 
 
+class Lenient:
+    """A policy that everybody passes."""
+
+    ca_file = None
+
+    def check(self, certificate: object, now: object) -> None: ...
+
+    def proved(self, certificate: object) -> None: ...
+
+
 def server(tls: TlsContext | None = None) -> Handshake:
     return Handshake(tls or TlsContext(Role.SERVER, identity=IDENTITY), now=NOW)
 
@@ -461,14 +471,56 @@ class CertificateTests(FolderTestCase):
     def test_a_policy_is_asked_once(self) -> None:
         asked = []
 
-        class Policy:
-            ca_file = None
-
+        class Policy(Lenient):
             def check(self, certificate: object, now: object) -> None:
                 asked.append((certificate, now))
 
         exchange(client(TlsContext(Role.CLIENT, trust=Policy())), server())
         self.assertEqual(asked, [(IDENTITY.certificate, NOW)])
+
+    def test_a_policy_is_told_of_the_proof_and_not_before(self) -> None:
+        proved = []
+
+        class Policy(Lenient):
+            def proved(self, certificate: object) -> None:
+                proved.append(certificate)
+
+        mine = self_signed()
+        one = client(TlsContext(Role.CLIENT, trust=Policy(), identity=mine))
+        other = server(TlsContext(Role.SERVER, trust=Policy(), identity=IDENTITY))
+        other.receive(one.outgoing())
+        self.assertEqual(proved, [])
+        one.receive(other.outgoing())
+        self.assertEqual(proved, [IDENTITY.certificate])
+        other.receive(one.outgoing())
+        self.assertEqual(proved, [IDENTITY.certificate, mine.certificate])
+
+    def test_a_certificate_that_is_shown_by_who_does_not_own_it(self) -> None:
+        """The proof is the last the server sends: cut off or forged, there is none."""
+        proved = []
+
+        class Policy(Lenient):
+            def proved(self, certificate: object) -> None:
+                proved.append(certificate)
+
+        one, other = client(TlsContext(Role.CLIENT, trust=Policy())), server()
+        other.receive(one.outgoing())
+        flight = bytearray(other.outgoing())
+        flight[-1] ^= 1
+        with self.assertRaises(HandshakeError):
+            one.receive(bytes(flight))
+        self.assertFalse(one.complete)
+        self.assertEqual(proved, [])
+
+    def test_what_a_policy_says_to_the_proof_fails_the_handshake(self) -> None:
+        class Policy(Lenient):
+            def proved(self, certificate: object) -> None:
+                raise ConfigurationError("known_hosts: the disk is full")
+
+        one = client(TlsContext(Role.CLIENT, trust=Policy()))
+        with self.assertRaisesRegex(ConfigurationError, "disk is full"):
+            exchange(one, server())
+        self.assertFalse(one.complete)
 
     def test_a_certificate_that_cannot_be_parsed(self) -> None:
         identity = self_signed()

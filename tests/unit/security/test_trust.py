@@ -204,6 +204,11 @@ class KnownHostsTests(TrustTestCase):
     def trust(self, host: str = HOST, own: str | None = None, *, new: bool = False) -> KnownHosts:
         return KnownHosts(self.path, host, own=own, trust_new=new)
 
+    def meet(self, trust: KnownHosts, identity: Identity) -> None:
+        """What a handshake with the owner of `identity` does."""
+        trust.check(identity.certificate, NOW)
+        trust.proved(identity.certificate)
+
     def lines(self, *lines: str, end: str = "\n") -> None:
         self.path.parent.mkdir(exist_ok=True)
         self.path.write_text("\n".join(lines) + end)
@@ -261,7 +266,10 @@ class KnownHostsTests(TrustTestCase):
 
     def test_trust_new_writes_the_file(self) -> None:
         os.umask(0)
-        self.trust(new=True).check(self.server.certificate, NOW)
+        trust = self.trust(new=True)
+        trust.check(self.server.certificate, NOW)
+        self.assertFalse(self.path.exists(), "nobody has proved anything yet")
+        trust.proved(self.server.certificate)
         self.assertEqual(self.path.read_text(), f"{HOST} {self.server.fingerprint}\n")
         self.assertEqual(stat.S_IMODE(self.path.stat().st_mode), 0o600)
         self.assertEqual(stat.S_IMODE(self.path.parent.stat().st_mode), 0o700)
@@ -270,12 +278,38 @@ class KnownHostsTests(TrustTestCase):
 
     def test_trust_new_twice_is_one_line(self) -> None:
         for _ in range(3):
-            self.trust(new=True).check(self.server.certificate, NOW)
+            self.meet(self.trust(new=True), self.server)
+        self.assertEqual(len(self.path.read_text().splitlines()), 1)
+
+    def test_only_one_of_two_first_contacts_with_different_keys_is_believed(self) -> None:
+        trust = self.trust(new=True)
+        trust.check(self.server.certificate, NOW)
+        trust.check(self.other.certificate, NOW)
+        trust.proved(self.other.certificate)
+        with self.assertRaises(WrongFingerprint):
+            trust.proved(self.server.certificate)
+        self.assertEqual(self.path.read_text(), f"{HOST} {self.other.fingerprint}\n")
+
+    def test_what_somebody_accepted_is_written_once_it_is_proved(self) -> None:
+        trust = self.trust()
+        trust.accept(self.server.fingerprint)
+        self.refuse(trust, self.other.certificate, UnknownHost)
+        trust.check(self.server.certificate, NOW)
+        self.assertFalse(self.path.exists())
+        trust.proved(self.server.certificate)
+        self.assertEqual(self.path.read_text(), f"{HOST} {self.server.fingerprint}\n")
+        self.refuse(trust, self.other.certificate, WrongFingerprint)
+
+    def test_nothing_is_written_of_what_is_known_already(self) -> None:
+        self.meet(self.trust(own=self.server.fingerprint, new=True), self.server)
+        self.assertFalse(self.path.exists())
+        self.lines(f"{HOST} {self.server.fingerprint}")
+        self.meet(self.trust(new=True), self.server)
         self.assertEqual(len(self.path.read_text().splitlines()), 1)
 
     def test_remembering_keeps_what_was_there(self) -> None:
         self.lines("# a comment", f"first:1 {self.other.fingerprint}")
-        self.trust(new=True).check(self.server.certificate, NOW)
+        self.meet(self.trust(new=True), self.server)
         self.trust("first:1").check(self.other.certificate, NOW)
         self.trust().check(self.server.certificate, NOW)
         self.assertTrue(self.path.read_text().startswith("# a comment\n"))
