@@ -1,0 +1,1 @@
+"""Forward error correction: repair symbols that spare a round trip."""
