@@ -1,0 +1,420 @@
+"""`JetStreamDatagramProtocol`: a UDP port of a Twisted application, carrying any number of sessions."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.base import ReactorBase
+from twisted.internet.defer import Deferred
+from twisted.internet.error import DNSLookupError
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IListeningPort,
+    IReactorTime,
+    IResolutionReceiver,
+)
+from twisted.internet.protocol import DatagramProtocol
+from zope.interface import implementer
+
+from jetstreamproto.errors import NothingListens, SessionCut, WireError
+from jetstreamproto.factory import Admitted, JetStreamClientFactory, JetStreamServerFactory
+from jetstreamproto.reliability.crypto import alert_plaintext
+from jetstreamproto.reliability.paths import Address
+from jetstreamproto.reliability.settings import (
+    DEFAULT_DATAGRAM_SETTINGS,
+    MIN_DATAGRAM,
+    DatagramSettings,
+)
+from jetstreamproto.security.cookies import CookieJar
+from jetstreamproto.security.datagrams import (
+    HEADER,
+    INITIAL,
+    NOT_OURS,
+    RETRY,
+    SEALED,
+    VERSION,
+    InitialProtection,
+    is_genuine_retry,
+    parse_initial,
+    retry_datagram,
+)
+from jetstreamproto.session.session import Session
+from jetstreamproto.sockets.offload import adopt_datagrams, listen_datagrams
+from jetstreamproto.transports.udp import UdpLink
+
+_EMSGSIZE = 90
+_ECONNREFUSED = 111
+
+
+class JetStreamDatagramProtocol(DatagramProtocol):
+    """Give it to `reactor.listenUDP`, or to `listen`, whose port moves datagrams in batches.
+
+    With a server's `factory` it accepts sessions; `connect` makes them, and both may be done on
+    one port. `settings` are for all of its sessions.
+    """
+
+    def __init__(
+        self,
+        factory: JetStreamServerFactory | None = None,
+        *,
+        settings: DatagramSettings = DEFAULT_DATAGRAM_SETTINGS,
+        reactor: Any = None,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self.factory = factory
+        self.settings = settings
+        self.random_bytes = random_bytes
+        self.strange = 0
+        """Datagrams that were for nobody here, or not ours at all."""
+        self._reactor = reactor
+        self._cookies = CookieJar(random_bytes)
+        self._links: dict[int, UdpLink] = {}
+        self._admitted: dict[UdpLink, Admitted] = {}
+        self._touched: dict[UdpLink, None] = {}
+        self._settling: IDelayedCall | None = None
+        self._write_segments: Callable[[memoryview, int, Address], bool] | None = None
+        self._batches = False  # whether `batch_ended` is called
+        self._idle: list[Deferred[None]] = []
+
+    # --- for applications ----------------------------------------------------------------
+
+    def connect(self, host: str, port: int, factory: JetStreamClientFactory) -> Session:
+        """A session, not connected yet, with the server at the IP address `host` and `port`."""
+        session = factory.new_session()
+        local_id = self._new_id()
+        link = UdpLink(
+            self, session, factory.handshake(), (host, port), local_id=local_id, peer_id=0
+        )
+        self._links[local_id] = link
+        session.start(link)
+        link.start()
+        return session
+
+    def stop(self) -> Deferred[None]:
+        """Drop the sessions there are; fires when no peer has to be answered any more."""
+        stopped: Deferred[None] = Deferred()
+        for link in tuple(self._links.values()):
+            link.abort()
+        self._idle.append(stopped)
+        self._tell_if_idle()
+        return stopped
+
+    @property
+    def clock(self) -> IReactorTime:
+        """The reactor that was given, or the installed one."""
+        if self._reactor is None:
+            from twisted.internet import reactor
+
+            self._reactor = reactor
+        clock: IReactorTime = self._reactor
+        return clock
+
+    # --- DatagramProtocol ----------------------------------------------------------------
+
+    def startProtocol(self) -> None:
+        transport = self.transport
+        self._write_segments = getattr(transport, "write_segments", None)
+        if self._write_segments is not None and not self.settings.gso:
+            transport.gso = False  # type: ignore[union-attr]
+
+    def stopProtocol(self) -> None:
+        for link in tuple(self._links.values()):
+            link.forget()
+
+    def datagramReceived(self, datagram: bytes, addr: Address) -> None:
+        self._received(memoryview(datagram), len(datagram), addr[:2])
+
+    def connectionRefused(self) -> None:
+        """Only connected ports are told; see `datagram_error`."""
+
+    # --- sockets.offload.BatchReceiver ---------------------------------------------------
+
+    def datagrams_received(
+        self, buffer: memoryview, segment_size: int, length: int, address: Address
+    ) -> None:
+        self._batches = True
+        self._received(buffer[:length], segment_size, address)
+
+    def batch_ended(self) -> None:
+        self._settle()
+
+    def datagram_error(self, address: Address, code: int, info: int) -> None:
+        """The system says that something sent to `address` did not arrive; a hint, no more."""
+        for link in tuple(self._links.values()):
+            if link.address == address:
+                link.error_reported(code == _ECONNREFUSED, info if code == _EMSGSIZE else None)
+
+    # --- transports.udp.DatagramPort -----------------------------------------------------
+
+    def now(self) -> float:
+        """A clock that is never set back, where the reactor's is the time of day."""
+        clock = self.clock
+        return time.monotonic() if isinstance(clock, ReactorBase) else clock.seconds()
+
+    def send(self, data: memoryview, segment: int, address: Address) -> bool:
+        transport: Any = self.transport
+        if transport is None:
+            return True  # as good as lost
+        if self._write_segments is not None:
+            return self._write_segments(data, segment, address)
+        for start in range(0, len(data), segment):
+            transport.write(bytes(data[start : start + segment]), address)
+        return True
+
+    def touched(self, link: UdpLink) -> None:
+        self._touched[link] = None
+        if not self._batches and self._settling is None:
+            self._settling = self.clock.callLater(0, self._settle)
+
+    def closed(self, link: UdpLink) -> None:
+        self._links.pop(link.local_id, None)
+        self._touched.pop(link, None)
+        admitted = self._admitted.pop(link, None)
+        if admitted is not None:
+            admitted.release()
+        self._tell_if_idle()
+
+    # --- what comes in -------------------------------------------------------------------
+
+    def _received(self, data: memoryview, segment: int, address: Address) -> None:
+        first = data[0] if data else NOT_OURS
+        if first & 0xF0 == SEALED and len(data) >= HEADER.size:
+            link = self._links.get(HEADER.unpack_from(data)[1])
+            if link is None:
+                self.strange += 1
+            elif len(data) <= segment:
+                link.sealed_received(data, segment, address)
+            else:
+                self._run_received(data, segment, address)
+        elif first & NOT_OURS:
+            self.strange += 1
+        else:
+            for start in range(0, len(data), segment):
+                self._handshake_received(bytes(data[start : start + segment]), address)
+
+    def _run_received(self, data: memoryview, segment: int, address: Address) -> None:
+        """Datagrams that came together need not be for one connection."""
+        start, end = 0, len(data)
+        current = bytes(data[1:9])
+        for position in range(segment, end, segment):
+            if data[position + 1 : position + 9] != current:
+                self._part_received(data[start:position], segment, address)
+                start, current = position, bytes(data[position + 1 : position + 9])
+        self._part_received(data[start:], segment, address)
+
+    def _part_received(self, data: memoryview, segment: int, address: Address) -> None:
+        if data[0] & 0xF0 != SEALED or len(data) < HEADER.size:
+            for start in range(0, len(data), segment):
+                self._handshake_received(bytes(data[start : start + segment]), address)
+            return
+        link = self._links.get(HEADER.unpack_from(data)[1])
+        if link is None:
+            self.strange += 1
+        else:
+            link.sealed_received(data, segment, address)
+
+    def _handshake_received(self, datagram: bytes, address: Address) -> None:
+        kind = datagram[0]
+        try:
+            if kind not in (INITIAL, RETRY):
+                raise WireError("not a datagram of ours")
+            version, dcid, scid, token = parse_initial(datagram)
+        except WireError:
+            self.strange += 1
+            return
+        link = self._links.get(dcid)
+        if kind == RETRY:
+            if link is not None and version == VERSION and is_genuine_retry(datagram, dcid):
+                link.retry_received(scid, token)
+        elif link is not None:
+            link.initial_received(datagram, scid)
+        elif self.factory is not None and len(datagram) >= MIN_DATAGRAM:
+            self._stranger_received(datagram, version, scid, token, address)
+        else:
+            self.strange += 1
+
+    def _stranger_received(
+        self, datagram: bytes, version: int, client_id: int, token: bytes, address: Address
+    ) -> None:
+        """A client's INITIAL: nothing is kept of it unless it proves its address by a token."""
+        assert self.factory is not None
+        where = f"{address[0]} {address[1]}"
+        if version != VERSION:
+            self._turn_away(client_id, f"this server speaks version {VERSION} only", address)
+            return
+        if not token:
+            server_id = self._new_id()
+            token = self._cookies.bake(self.now(), where, client_id, server_id)
+            retry = retry_datagram(client_id, server_id, token)
+            self.send(memoryview(retry), len(retry), address)
+            return
+        server_id_again = self._cookies.redeem(self.now(), token, where, client_id)
+        if server_id_again is None or server_id_again in self._links:
+            self.strange += 1
+            return
+        admitted = self.factory.admit(address[0])
+        if isinstance(admitted, str):
+            self._turn_away(client_id, admitted, address)
+            return
+        link = UdpLink(
+            self,
+            admitted.session,
+            self.factory.handshake(),
+            address,
+            local_id=server_id_again,
+            peer_id=client_id,
+        )
+        self._links[server_id_again] = link
+        self._admitted[link] = admitted
+        admitted.session.start(link)
+        link.start()
+        link.initial_received(datagram, client_id)
+
+    def _turn_away(self, client_id: int, why: str, address: Address) -> None:
+        protection = InitialProtection(client_id, client=False)
+        alert = protection.seal(client_id, 0, b"", alert_plaintext(why))
+        self.send(memoryview(alert), len(alert), address)
+
+    # --- life ----------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        if self._settling is not None:
+            if self._settling.active():
+                self._settling.cancel()
+            self._settling = None
+        while self._touched:
+            link, _ = self._touched.popitem()
+            link.settle()
+
+    def _new_id(self) -> int:
+        while True:
+            number = int.from_bytes(self.random_bytes(8), "big")
+            if number and number not in self._links:
+                return number
+
+    def _tell_if_idle(self) -> None:
+        if not self._links:
+            waiting, self._idle = self._idle, []
+            for waiter in waiting:
+                waiter.callback(None)
+
+
+def listen(
+    reactor: Any,
+    port: int,
+    factory: JetStreamServerFactory,
+    *,
+    interface: str = "",
+    settings: DatagramSettings = DEFAULT_DATAGRAM_SETTINGS,
+) -> IListeningPort:
+    """Accept `factory`'s sessions on a UDP port. Raises `CannotListenError`."""
+    protocol = JetStreamDatagramProtocol(factory, settings=settings, reactor=reactor)
+    return listen_datagrams(reactor, port, protocol, interface, gso=settings.gso)
+
+
+def adopt(
+    reactor: Any, bound: socket.socket, protocol: JetStreamDatagramProtocol
+) -> IListeningPort:
+    """Run `protocol` on a socket that is bound already, of which the port gets a descriptor."""
+    return adopt_datagrams(reactor, bound, protocol, gso=protocol.settings.gso)
+
+
+def connect_udp(
+    reactor: Any,
+    host: str,
+    port: int,
+    factory: JetStreamClientFactory,
+    *,
+    timeout: float = 10.0,
+    settings: DatagramSettings = DEFAULT_DATAGRAM_SETTINGS,
+) -> Deferred[Session]:
+    """A connected session with the server at `host` and `port` over UDP.
+
+    The name is resolved, and its addresses are tried one after another. Fails with Twisted's
+    `DNSLookupError`, `SessionCut`, or what the handshake failed with. The local port is closed
+    when the session is gone.
+    """
+    return Deferred.fromCoroutine(_connect(reactor, host, port, factory, timeout, settings))
+
+
+async def _connect(
+    reactor: Any,
+    host: str,
+    port: int,
+    factory: JetStreamClientFactory,
+    timeout: float,
+    settings: DatagramSettings,
+) -> Session:
+    deadline = reactor.seconds() + timeout
+    addresses = await _resolve(reactor, host)
+    failure: BaseException = SessionCut(f"{host} has no address")
+    for index, address in enumerate(addresses):
+        left = (deadline - reactor.seconds()) / (len(addresses) - index)
+        try:
+            return await _connect_to(reactor, address, port, factory, max(left, 0.1), settings)
+        except (SessionCut, NothingListens) as error:
+            failure = error
+    raise failure
+
+
+async def _connect_to(
+    reactor: Any,
+    address: str,
+    port: int,
+    factory: JetStreamClientFactory,
+    timeout: float,
+    settings: DatagramSettings,
+) -> Session:
+    protocol = JetStreamDatagramProtocol(settings=settings, reactor=reactor)
+    local = listen_datagrams(reactor, 0, protocol, "::" if ":" in address else "", gso=settings.gso)
+    session = protocol.connect(address, port, factory)
+    session.when_closed().addCallback(lambda _: _close_port(protocol, local))
+    give_up = reactor.callLater(timeout, session.abort)
+    try:
+        return await session.when_connected()
+    except BaseException:
+        session.abort()
+        raise
+    finally:
+        if give_up.active():
+            give_up.cancel()
+
+
+def _close_port(protocol: JetStreamDatagramProtocol, local: Any) -> None:
+    protocol.stop().addCallback(lambda _: local.stopListening())
+
+
+async def _resolve(reactor: Any, host: str) -> list[str]:
+    """The IP addresses of `host`, in the system's order of preference."""
+    receiver = _Addresses()
+    reactor.nameResolver.resolveHostName(
+        receiver, host, addressTypes=(IPv6Address, IPv4Address), transportSemantics="UDP"
+    )
+    addresses = await receiver.complete
+    if not addresses:
+        raise DNSLookupError(f"no address for {host}")
+    return addresses
+
+
+@implementer(IResolutionReceiver)
+class _Addresses:
+    """Collects what a resolver finds; `complete` fires with it."""
+
+    def __init__(self) -> None:
+        self.complete: Deferred[list[str]] = Deferred()
+        self._found: list[str] = []
+
+    def resolutionBegan(self, resolutionInProgress: object) -> None:
+        """Nothing to do: it is never cancelled."""
+
+    def addressResolved(self, address: IPv4Address | IPv6Address) -> None:
+        if address.host not in self._found:
+            self._found.append(address.host)
+
+    def resolutionComplete(self) -> None:
+        self.complete.callback(self._found)

@@ -1,0 +1,379 @@
+"""BBR: sends at the path's measured rate, whatever it loses, and keeps its queue short.
+
+After Cardwell et al., "BBR: Congestion-Based Congestion Control" (ACM Queue, 2016) and
+draft-cardwell-iccrg-bbr, with the second version's response to overflowing queues. What is added:
+the first burst's rate of arrival lets STARTUP jump close to the path's rate, and packets that are
+lost at random are sent on top, so that they cost no more than themselves.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from jetstreamproto.reliability.congestion.base import (
+    INITIAL_WINDOW_PACKETS,
+    MIN_WINDOW_PACKETS,
+    AckSample,
+    LossSample,
+)
+from jetstreamproto.reliability.congestion.random_loss import RandomLoss
+
+STARTUP, DRAIN, DOWN, CRUISE, UP, HOLD, PROBE_RTT = range(7)
+_PHASES = (
+    "startup",
+    "drain",
+    "probe bandwidth: down",
+    "probe bandwidth: cruise",
+    "probe bandwidth: up",
+    "probe bandwidth: hold",
+    "probe round trip",
+)
+_STARTUP_GAIN = 2.77
+_DRAIN_GAIN = 0.5
+_UP_GAIN, _DOWN_GAIN = 1.25, 0.75
+_WINDOW_GAIN = 2.0
+_JUMP = 16
+"""How many times the initial window may be under way after the first round trip."""
+_JUMP_MARGIN = 1.25
+_CONFIRMED = 0.85
+_FULL_GROWTH, _FULL_ROUNDS = 1.25, 3
+_RATE_ROUNDS = 10
+_CRUISE_ROUNDS = 6
+_RTT_LIFETIME, _RTT_PROBE_TIME = 10.0, 0.2
+_NEAR = 1.25
+_MOST_SKIPPED = 3
+_TINY_RTT, _TINY_WINDOW = 0.002, 256 << 10
+_BETA = 0.7
+_AGGREGATED_PACKETS = 20
+_BURST_TIME = 0.003
+_MOST_DOWN_ROUNDS = 4
+_GROWTH = 1.12
+
+
+class Bbr:
+    """Models the path by its rate and its least round trip. Bytes, seconds, bytes per second.
+
+    `max_datagram` may be changed when the path's MTU becomes known.
+    """
+
+    __slots__ = (
+        "_bdp",
+        "_ceiling",
+        "_ceiling_at",
+        "_cycle_lost",
+        "_cycle_total",
+        "_drained_rtt",
+        "_full",
+        "_full_rounds",
+        "_gain",
+        "_hint",
+        "_hint_rounds",
+        "_last_hint",
+        "_lost_at_random",
+        "_min_rtt",
+        "_min_rtt_at",
+        "_most",
+        "_past_rates",
+        "_peak",
+        "_probe_mark",
+        "_rate",
+        "_rate_mark",
+        "_recent_rtt",
+        "_round_end",
+        "_round_high",
+        "_round_lost",
+        "_round_low",
+        "_round_peak",
+        "_round_rate",
+        "_round_total",
+        "_rounds",
+        "_skipped",
+        "_state",
+        "_state_at",
+        "_state_rounds",
+        "max_datagram",
+        "pacing_rate",
+        "window",
+    )
+
+    def __init__(self, max_datagram: int) -> None:
+        self.max_datagram = max_datagram
+        self.window = INITIAL_WINDOW_PACKETS * max_datagram
+        self.pacing_rate = float("inf")
+        self._lost_at_random = RandomLoss()
+        self._rate = 0.0  # the highest delivery rate lately
+        self._past_rates: deque[float] = deque(maxlen=_RATE_ROUNDS - 1)
+        self._bdp = 0.0
+        self._min_rtt = float("inf")
+        self._min_rtt_at = 0.0
+        self._recent_rtt = float("inf")  # least since `_min_rtt_at`
+        self._skipped = 0
+        # this round trip
+        self._rounds = 0
+        self._round_end = 0
+        self._round_rate = 0.0
+        self._round_low, self._round_high = float("inf"), 0.0
+        self._round_lost = self._round_total = 0
+        self._round_peak = self._peak = 0
+        # the state
+        self._state = STARTUP
+        self._state_at = 0.0
+        self._state_rounds = 0
+        self._gain = _STARTUP_GAIN
+        self._full = False
+        self._full_rounds = 0
+        self._rate_mark = self._probe_mark = 0.0
+        self._hint = 0.0
+        self._most = 0.0  # bytes that may be under way on the word of the hint
+        self._last_hint = 0.0
+        self._hint_rounds = 0
+        self._ceiling = float("inf")  # bytes in flight that made the queue overflow, reduced
+        self._ceiling_at = 0.0
+        self._cycle_lost = self._cycle_total = 0
+        self._drained_rtt = 0.0
+
+    @property
+    def phase(self) -> str:
+        return _PHASES[self._state]
+
+    # --- what happens -------------------------------------------------------------------
+
+    def sent(self, now: float, size: int, in_flight: int) -> None:
+        if in_flight > self._round_peak:
+            self._round_peak = in_flight
+        if in_flight == size and self._state in (UP, HOLD, DOWN):  # after an idle time
+            self._enter(CRUISE, now)
+
+    def lost(self, sample: LossSample) -> None:
+        self._round_lost += sample.lost
+        self._round_total += sample.lost
+        self._lost_at_random.lost(sample.lost, sample.sent_at)
+
+    def acked(self, sample: AckSample) -> None:
+        now, rtt, rate = sample.now, sample.rtt, sample.rate
+        self._round_total += sample.acked
+        if rtt is not None:
+            if rtt < self._round_low:
+                self._round_low = rtt
+                if rtt < self._min_rtt:
+                    self._min_rtt = rtt
+                    self._min_rtt_at = now
+                    self._recent_rtt = rtt
+            if rtt > self._round_high:
+                self._round_high = rtt
+            if self._lost_at_random.acked(sample.acked, now - rtt):
+                self._lost_at_random.settle(self.max_datagram)
+        if (
+            rate is not None
+            and rate > self._round_rate
+            and (not sample.app_limited or rate > self._rate)
+        ):
+            self._round_rate = rate
+            if rate > self._rate:
+                self._rate = rate
+        if sample.train_rate is not None and self._state == STARTUP:
+            self._train(sample.train_rate)
+        if sample.prior_delivered >= self._round_end:
+            self._round_ended(sample)
+        self._step(now, sample)
+        self._control(sample)
+
+    def collapsed(self, now: float) -> None:
+        self.window = MIN_WINDOW_PACKETS * self.max_datagram
+        self._ceiling = float("inf")
+
+    # --- rounds -------------------------------------------------------------------------
+
+    def _round_ended(self, sample: AckSample) -> None:
+        now = sample.now
+        self._round_end = sample.delivered
+        self._rounds += 1
+        self._state_rounds += 1
+        self._peak = max(self._round_peak, sample.in_flight)
+        if self._round_low < self._recent_rtt:
+            self._recent_rtt = self._round_low
+        self._cycle_lost += self._round_lost
+        self._cycle_total += self._round_total
+        overflow = self._queued and self._lost_at_random.excess(
+            self._round_lost, self._round_total, self.max_datagram
+        )
+        if overflow:
+            self._overflowed(now)
+        if self._state == STARTUP:
+            self._startup_round(sample, overflow)
+        elif self._state == HOLD and self._state_rounds >= 2:
+            self._probed(now)
+        self._check_min_rtt(now)
+        if self._round_rate > 0:
+            self._past_rates.append(self._round_rate)
+            self._rate = max(self._past_rates)
+        self._round_rate = 0.0
+        self._round_low, self._round_high = float("inf"), 0.0
+        self._round_lost = self._round_total = 0
+        self._round_peak = sample.in_flight
+
+    @property
+    def _queued(self) -> bool:
+        """Whether packets of this round waited in a queue for a good while."""
+        return self._round_low > 1.1 * self._min_rtt + 0.001
+
+    def _overflowed(self, now: float) -> None:
+        """More was lost than at random: the queue is too short for what was in flight."""
+        self._ceiling = max(
+            _BETA * min(self._peak, self._ceiling), MIN_WINDOW_PACKETS * self.max_datagram
+        )
+        self._ceiling_at = now
+        if self._state in (UP, HOLD):
+            self._enter(DOWN, now)
+
+    # --- STARTUP ------------------------------------------------------------------------
+
+    def _train(self, rate: float) -> None:
+        """The first burst came out at `rate`, if that can be trusted."""
+        last, self._last_hint = self._last_hint, rate
+        if not last:
+            self._lost_at_random.quiet(-float("inf"))
+        self._hint = min(rate, last) if last else rate
+        self._hint_rounds = 0
+
+    def _startup_round(self, sample: AckSample, overflow: bool) -> None:
+        now = sample.now
+        if self._hint:
+            self._hint_rounds += 1
+            arrived = 1.0 if self._queued else 1 - self._round_lost / self._round_total
+            if self._rate >= _CONFIRMED * self._hint * arrived:
+                self._filled(now)
+                self._enter(UP, now)
+                return
+            if self._hint_rounds >= 2 and not self._queued:
+                self._most = self._hint * self._min_rtt * _JUMP_MARGIN
+            if self._hint_rounds > 4:
+                self._hint = 0.0
+                self._lost_at_random.discard()
+        if overflow:
+            self._full_rounds = _FULL_ROUNDS
+        elif self._rate >= _FULL_GROWTH * self._rate_mark:
+            self._rate_mark = self._rate
+            self._full_rounds = 0
+        elif not sample.app_limited:
+            self._full_rounds += 1
+        if self._full_rounds >= _FULL_ROUNDS:
+            self._filled(now)
+            self._enter(DRAIN, now)
+
+    def _filled(self, now: float) -> None:
+        self._full = True
+        if self._hint:
+            self._hint = 0.0
+            if self._queued:
+                self._lost_at_random.discard()
+
+    # --- PROBE_BW and PROBE_RTT -----------------------------------------------------------
+
+    def _step(self, now: float, sample: AckSample) -> None:
+        """Go to the next state if it is time."""
+        state = self._state
+        if state == CRUISE:
+            if self._state_rounds >= _CRUISE_ROUNDS:
+                self._cycle_ended()
+                self._enter(UP, now)
+        elif state == DOWN:
+            if (
+                sample.in_flight <= self._bdp + self._slack
+                or self._state_rounds >= _MOST_DOWN_ROUNDS
+            ):
+                self._enter(CRUISE, now)
+        elif state == UP:
+            if now - self._state_at > self._min_rtt:
+                self._enter(HOLD, now)
+        elif state == DRAIN:
+            if sample.in_flight <= self._bdp + self._slack:
+                self._enter(CRUISE, now)
+        elif (
+            state == PROBE_RTT
+            and self._state_rounds >= 2
+            and now >= self._state_at + _RTT_PROBE_TIME
+        ):
+            self._min_rtt, self._min_rtt_at = self._recent_rtt, now
+            self._enter(CRUISE if self._full else STARTUP, now)
+
+    @property
+    def _slack(self) -> float:
+        return 10 * self.max_datagram
+
+    def _probed(self, now: float) -> None:
+        """What came of sending faster is known."""
+        if self._rate >= _GROWTH * self._probe_mark:
+            self._enter(UP, now)
+        else:
+            self._enter(DOWN, now)
+
+    def _cycle_ended(self) -> None:
+        if self._cycle_total:
+            self._lost_at_random.bounded(self._cycle_lost / self._cycle_total)
+        self._cycle_lost = self._cycle_total = 0
+
+    def _check_min_rtt(self, now: float) -> None:
+        if now < self._min_rtt_at + _RTT_LIFETIME or self._state == PROBE_RTT:
+            return
+        near = self._recent_rtt <= _NEAR * self._min_rtt
+        if near and (self._min_rtt < _TINY_RTT or self._skipped < _MOST_SKIPPED):
+            self._skipped += 1
+            self._min_rtt_at, self._recent_rtt = now, float("inf")
+            return
+        self._skipped = 0
+        self._recent_rtt = float("inf")
+        self._enter(PROBE_RTT, now)
+
+    def _enter(self, state: int, now: float) -> None:
+        self._state, self._state_at, self._state_rounds = state, now, 0
+        if state == UP:
+            self._probe_mark = self._rate
+        gain = (_STARTUP_GAIN, _DRAIN_GAIN, _DOWN_GAIN, 1.0, _UP_GAIN, 1.0, 1.0)[state]
+        self._gain = gain
+        if state in (DOWN, DRAIN):
+            self._lost_at_random.quiet(now)
+        else:
+            self._lost_at_random.loud(now)
+        if state == UP and self._ceiling < float("inf"):
+            self._ceiling *= 1.25
+            if self._ceiling > 2 * _WINDOW_GAIN * self._bdp:
+                self._ceiling = float("inf")
+
+    # --- what follows from it -------------------------------------------------------------
+
+    def _control(self, sample: AckSample) -> None:
+        """Set the window and the pacing rate from the model."""
+        rate = self._rate / (1 - self._lost_at_random.share)
+        rtt = self._min_rtt
+        if rtt == float("inf"):
+            return
+        self._bdp = bdp = rate * rtt
+        datagram = self.max_datagram
+        if self._state == STARTUP:
+            self._control_startup(sample, rate)
+            return
+        self.pacing_rate = self._gain * rate
+        if self._state == PROBE_RTT:
+            target = 0.5 * bdp
+        else:
+            target = _WINDOW_GAIN * bdp + _AGGREGATED_PACKETS * datagram + _BURST_TIME * rate
+            if target > self._ceiling:
+                target = self._ceiling
+        least = MIN_WINDOW_PACKETS * datagram
+        if rtt < _TINY_RTT and least < _TINY_WINDOW:
+            least = _TINY_WINDOW
+        self.window = int(target if target > least else least)
+
+    def _control_startup(self, sample: AckSample, rate: float) -> None:
+        rtt, datagram = self._min_rtt, self.max_datagram
+        initial = INITIAL_WINDOW_PACKETS * datagram
+        target = _WINDOW_GAIN * self._bdp + _AGGREGATED_PACKETS * datagram
+        if self._hint:
+            most = max(self._most, _JUMP * initial)
+            target = max(target, min(most, _JUMP_MARGIN * self._hint * rtt + 10 * datagram))
+            pacing = max(rate, min(self._hint, most / rtt))
+        else:
+            pacing = _STARTUP_GAIN * max(rate, initial / rtt)
+        self.pacing_rate = pacing
+        self.window = max(self.window, int(target))

@@ -1,0 +1,208 @@
+"""Frames: what the plaintext of a sealed datagram is made of (docs/protocol.md section 9)."""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, NamedTuple
+
+from jetstreamproto.errors import WireError
+
+PADDING: Final = 0x00
+PING: Final = 0x01
+ACK: Final = 0x02
+FLOOR: Final = 0x03
+WINDOW: Final = 0x04
+STREAM: Final = 0x05
+STREAM_FIN: Final = 0x06
+MESSAGE: Final = 0x07
+MESSAGE_FIN: Final = 0x08
+SKIP: Final = 0x09
+SOURCE: Final = 0x0A
+REPAIR: Final = 0x0B
+PATH_CHALLENGE: Final = 0x0C
+PATH_RESPONSE: Final = 0x0D
+END: Final = 0x0E
+CLOSE: Final = 0x0F
+RECOVERED: Final = 0x10
+
+STREAM_HEAD: Final = struct.Struct(">BIQH")
+MESSAGE_HEAD: Final = struct.Struct(">BIIIH")
+SOURCE_HEAD: Final = struct.Struct(">BI3x")
+REPAIR_HEAD: Final = struct.Struct(">BIBBB")
+_ACK_HEAD = struct.Struct(">BQIIH")
+_NUMBER = struct.Struct(">BQ")
+_SKIP = struct.Struct(">BIII")
+_RECOVERED_HEAD = struct.Struct(">BIH")
+_CLOSE_HEAD = struct.Struct(">BHH")
+
+MAX_BITMAP: Final = 1024
+"""Bytes of an acknowledgement's bitmap at most: 8192 packets."""
+MAX_CLOSE_TEXT: Final = 256
+PATH_DATA: Final = 8
+MICROSECONDS: Final = 0xFFFFFFFF
+"""Clocks and delays are sent in microseconds modulo 2^32."""
+
+
+class Ack(NamedTuple):
+    """Which packets came: bit i of `bitmap` is packet `largest` - i.
+
+    `received_at` is when `largest` came, by the receiver's clock; `delay` how long the
+    acknowledgement waited; both in microseconds.
+    """
+
+    largest: int
+    received_at: int
+    delay: int
+    bitmap: int
+
+
+class Piece(NamedTuple):
+    """Bytes of a stream (`number` -1) or message, from `offset` on; `fin`: nothing follows."""
+
+    channel: int
+    number: int
+    offset: int
+    data: memoryview
+    fin: bool
+
+
+class Skip(NamedTuple):
+    """Message `number` of a channel, of `size` bytes, has expired and will not come."""
+
+    channel: int
+    number: int
+    size: int
+
+
+class Repair(NamedTuple):
+    """A repair symbol over `count` source symbols from `base` on; `row` of the code of `k`."""
+
+    base: int
+    count: int
+    k: int
+    row: int
+    data: memoryview
+
+
+class Close(NamedTuple):
+    """The peer ends the connection at once, and why."""
+
+    code: int
+    text: str
+
+
+Frame = tuple[int, object]
+"""A frame's type and content: one of the above, a number, bytes or None."""
+
+
+def encode_ack(largest: int, received_at: int, delay: int, bitmap: int) -> bytes:
+    """An ACK frame; the oldest packets are left out where the bitmap would be too long."""
+    bits = min(bitmap.bit_length(), 8 * MAX_BITMAP)
+    size = (bits + 7) >> 3
+    body = (bitmap & ((1 << bits) - 1)).to_bytes(size, "little")
+    return (
+        _ACK_HEAD.pack(ACK, largest, received_at & MICROSECONDS, min(delay, MICROSECONDS), size)
+        + body
+    )
+
+
+def encode_recovered(newest: int, bitmap: int) -> bytes:
+    """A RECOVERED frame: bit i of `bitmap` is symbol `newest` - i."""
+    size = (bitmap.bit_length() + 7) >> 3
+    return _RECOVERED_HEAD.pack(RECOVERED, newest, size) + bitmap.to_bytes(size, "little")
+
+
+def encode_control(kind: int, value: object) -> bytes:
+    """A frame that says one thing: `value` is what `parse_frames` gives for that type."""
+    if kind == FLOOR or kind == WINDOW:
+        return _NUMBER.pack(kind, value)
+    if kind == SKIP:
+        assert isinstance(value, Skip)
+        return _SKIP.pack(SKIP, *value)
+    if kind == PATH_CHALLENGE or kind == PATH_RESPONSE:
+        assert isinstance(value, bytes)
+        return bytes((kind,)) + value
+    return bytes((kind,))  # PING, END
+
+
+def encode_close(code: int, text: str) -> bytes:
+    reason = text.encode()[:MAX_CLOSE_TEXT]
+    return _CLOSE_HEAD.pack(CLOSE, code, len(reason)) + reason
+
+
+def parse_frames(plaintext: bytes) -> list[Frame]:
+    """The frames of a packet, in order, without its padding. Raises `WireError`.
+
+    Data are views of `plaintext`. REPAIR takes the rest of the packet. The content of SOURCE is
+    its symbol's number and the rest of the packet, which is parsed as well.
+    """
+    view = memoryview(plaintext)
+    frames: list[Frame] = []
+    start, end = 0, len(plaintext)
+    try:
+        while start < end:
+            kind = plaintext[start]
+            if kind == PADDING:
+                break
+            content, start = _parse(kind, view, start)
+            frames.append((kind, content))
+    except struct.error:
+        raise WireError("a packet ends within a frame") from None
+    return frames
+
+
+def _parse(kind: int, view: memoryview, start: int) -> tuple[object, int]:
+    if STREAM <= kind <= MESSAGE_FIN:
+        return _parse_piece(kind, view, start)
+    if kind == ACK:
+        _, largest, received_at, delay, size = _ACK_HEAD.unpack_from(view, start)
+        bits, start = _bitmap(view, start + _ACK_HEAD.size, size)
+        return Ack(largest, received_at, delay, bits), start
+    if kind == FLOOR or kind == WINDOW:
+        return _NUMBER.unpack_from(view, start)[1], start + _NUMBER.size
+    if kind == PING or kind == END:
+        return None, start + 1
+    if kind == SOURCE:
+        symbol, start = SOURCE_HEAD.unpack_from(view, start)[1], start + SOURCE_HEAD.size
+        return (symbol, view[start:]), start
+    if kind == REPAIR:
+        _, base, count, k, row = REPAIR_HEAD.unpack_from(view, start)
+        return Repair(base, count, k, row, view[start + REPAIR_HEAD.size :]), len(view)
+    if kind == RECOVERED:
+        _, newest, size = _RECOVERED_HEAD.unpack_from(view, start)
+        bits, start = _bitmap(view, start + _RECOVERED_HEAD.size, size)
+        return (newest, bits), start
+    if kind == SKIP:
+        return Skip(*_SKIP.unpack_from(view, start)[1:]), start + _SKIP.size
+    if kind == PATH_CHALLENGE or kind == PATH_RESPONSE:
+        data, start = _cut(view, start + 1, PATH_DATA)
+        return bytes(data), start
+    if kind == CLOSE:
+        _, code, size = _CLOSE_HEAD.unpack_from(view, start)
+        text, start = _cut(view, start + _CLOSE_HEAD.size, size)
+        return Close(code, bytes(text).decode("utf-8", "replace")), start
+    raise WireError(f"unknown frame type 0x{kind:02x}")
+
+
+def _parse_piece(kind: int, view: memoryview, start: int) -> tuple[Piece, int]:
+    if kind <= STREAM_FIN:
+        _, channel, offset, size = STREAM_HEAD.unpack_from(view, start)
+        number = -1
+    else:
+        _, channel, number, offset, size = MESSAGE_HEAD.unpack_from(view, start)
+    data, start = _cut(view, start + 15, size)
+    return Piece(channel, number, offset, data, kind == STREAM_FIN or kind == MESSAGE_FIN), start
+
+
+def _bitmap(view: memoryview, start: int, size: int) -> tuple[int, int]:
+    if size > MAX_BITMAP:
+        raise WireError(f"a bitmap of {size} bytes; at most {MAX_BITMAP}")
+    body, start = _cut(view, start, size)
+    return int.from_bytes(body, "little"), start
+
+
+def _cut(view: memoryview, start: int, size: int) -> tuple[memoryview, int]:
+    end = start + size
+    if end > len(view):
+        raise WireError("a packet ends within a frame")
+    return view[start:end], end

@@ -1,0 +1,484 @@
+"""The UDP transport: a link over datagrams, from the handshake to the last acknowledgement.
+
+A `UdpLink` has no socket. Its `DatagramPort` sends for it, and gives it what comes for its
+connection id; whatever it does about that is done once for each batch, in `settle`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Protocol
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from jetstreamproto.errors import (
+    ConfigurationError,
+    HandshakeError,
+    JetStreamError,
+    NothingListens,
+    ProtocolViolation,
+    Refused,
+    SessionCut,
+    TrustError,
+    WireError,
+)
+from jetstreamproto.reliability.connection import Connection
+from jetstreamproto.reliability.crypto import CryptoExchange, alert_plaintext
+from jetstreamproto.reliability.paths import Address
+from jetstreamproto.reliability.settings import MIN_DATAGRAM, DatagramSettings
+from jetstreamproto.security.datagrams import (
+    DatagramOpener,
+    DatagramSealer,
+    InitialProtection,
+    initial_overhead,
+)
+from jetstreamproto.security.handshake import Handshake, Role
+from jetstreamproto.security.replay import ReplayWindow
+from jetstreamproto.transports.datagram_stats import DatagramStats, connection_stats
+from jetstreamproto.transports.link import LinkUser, Peer
+from jetstreamproto.wire.packet import is_data, sequence_number
+from jetstreamproto.wire.session_messages import Mode
+
+_log = Logger()
+
+_EXPORTER_TRANSPORT = b"udp"
+_TURN_BYTES = 1 << 20
+"""What a link sends before the reactor has a turn for others."""
+_EARLY_DATAGRAMS = 8
+_PROTOCOL_ERROR = 10  # the session's code for it
+_BLOCKED = 0.001  # seconds until a system that takes no more is asked again
+_LINGER = 3.0
+"""Probe timeouts for which a closed connection still answers its peer."""
+_LEAST_LINGER = 1.0
+_ROUNDING = 1e-6
+
+# Packets are sealed into this, a flight at a time, by all links of the process.
+_buffer = memoryview(bytearray(65507))
+
+
+class DatagramPort(Protocol):
+    """What a link needs of whoever owns the socket."""
+
+    clock: IReactorTime
+    settings: DatagramSettings
+    random_bytes: Callable[[int], bytes]
+
+    def now(self) -> float:
+        """Seconds on a monotonic clock."""
+
+    def send(self, data: memoryview, segment: int, address: Address) -> bool:
+        """Send `data`, cut every `segment` bytes; False if the system takes no more now."""
+
+    def touched(self, link: UdpLink) -> None:
+        """Call `link.settle` when the batch that is being received has ended."""
+
+    def closed(self, link: UdpLink) -> None:
+        """`link` is over: forget it."""
+
+
+class _State(Enum):
+    HANDSHAKE = "handshake"
+    SEALED = "sealed"
+    CLOSED = "closed"  # the session has been told; the peer may still need an answer
+    GONE = "gone"
+
+
+class UdpLink:
+    """A `Link` over one connection. `local_id` is what the peer's packets are addressed to."""
+
+    streams = True
+
+    def __init__(
+        self,
+        port: DatagramPort,
+        user: LinkUser,
+        handshake: Handshake,
+        address: Address,
+        *,
+        local_id: int,
+        peer_id: int,
+        token: bytes = b"",
+    ) -> None:
+        self.local_id = local_id
+        self.peer = Peer(show_address(address))
+        self.connection: Connection | None = None
+        self.failure: JetStreamError | None = None
+        self._address = address
+        self._port = port
+        self._user = user
+        self._handshake: Handshake | None = handshake
+        self._client = handshake.role is Role.CLIENT
+        self._peer_id = peer_id
+        self._token = token
+        self._exchange: CryptoExchange | None = CryptoExchange()
+        self._initial = InitialProtection(
+            local_id if self._client else peer_id, client=self._client
+        )
+        self._early: list[bytes] = []
+        self._last_words: list[bytes] = []
+        self._state = _State.HANDSHAKE
+        self._confirmed = False  # the peer has sent under the keys
+        self._modes: dict[int, tuple[Mode, float | None]] = {}
+        self._bytes_sent = self._bytes_received = self._datagrams_sent = 0
+        self._started_at = port.now()
+        self._rtt: float | None = None
+        self._timer: IDelayedCall | None = None
+        self._timer_at = 0.0
+        self._peer_end_told = False
+        self._reported_at = self._started_at
+
+    def start(self) -> None:
+        """Begin the handshake."""
+        assert self._handshake is not None
+        self._handshake.start()
+        self._take_from_tls()
+        self._send_initials()
+        self._arm()
+
+    @property
+    def address(self) -> Address:
+        """Where the peer is."""
+        return self._address if self.connection is None else self.connection.address
+
+    # --- the link contract ---------------------------------------------------------------
+
+    @property
+    def writable(self) -> bool:
+        return self._state is _State.SEALED and self.connection is not None and self.connection.room
+
+    @property
+    def rtt(self) -> float | None:
+        """The smoothed round-trip time in seconds."""
+        connection = self.connection
+        return connection.rtt.smoothed if connection is not None and connection.rtt.known else None
+
+    @property
+    def stats(self) -> DatagramStats:
+        stats = DatagramStats(self._bytes_sent, self._bytes_received, self._datagrams_sent)
+        if self.connection is not None:
+            connection_stats(stats, self.connection)
+        return stats
+
+    def set_mode(self, channel: int, mode: Mode, deadline: float | None) -> None:
+        self._modes[channel] = (mode, deadline)
+        if self.connection is not None:
+            self.connection.protection.channel_opened(deadline)
+
+    def send_packet(self, head: bytes, payload: bytes | memoryview, channel: int) -> None:
+        connection = self.connection
+        if connection is None or self._state is not _State.SEALED:
+            return
+        if channel in self._modes and is_data(head):
+            mode, deadline = self._modes[channel]
+            expires_at = None
+            if mode is Mode.EXPIRING and deadline is not None:
+                expires_at = self._port.now() + deadline
+            packet = b"".join((head, payload))
+            protected = deadline is not None
+            connection.outgoing.write_message(
+                channel, sequence_number(head), packet, expires_at, protected
+            )
+        else:
+            connection.outgoing.write(channel, head, payload)
+
+    def end_channel(self, channel: int) -> None:
+        self._modes.pop(channel, None)
+        if self.connection is not None:
+            self.connection.outgoing.end_stream(channel)
+            self.connection.incoming.leave(channel)
+
+    def flush(self) -> None:
+        connection = self.connection
+        blocked = connection is not None and not connection.room
+        self._send()
+        if blocked and self.writable:
+            self._call_at(self._port.now())
+        self._arm()
+
+    def close(self) -> None:
+        if self._state is _State.HANDSHAKE:
+            self.abort()
+        elif self.connection is not None and self._state is _State.SEALED:
+            self.connection.end()
+            self.flush()
+
+    def fail(self, failure: JetStreamError | None) -> None:
+        if self._state is _State.HANDSHAKE:
+            self._refuse(str(failure or ""))
+            self._lose(failure)
+        elif self.connection is not None and self._state is _State.SEALED:
+            self.connection.fail(failure, _PROTOCOL_ERROR, str(failure or ""))
+            self.settle()
+
+    def abort(self) -> None:
+        if self._state is _State.HANDSHAKE:
+            self._refuse("the peer gave up")
+            self._lose(SessionCut("this side dropped the connection"))
+        elif self.connection is not None and self._state is _State.SEALED:
+            self.connection.abort()
+            self.settle()
+
+    # --- the handshake -------------------------------------------------------------------
+
+    def retry_received(self, server_id: int, token: bytes) -> None:
+        """The server wants to see that we receive what is sent to our address."""
+        if self._state is not _State.HANDSHAKE or self._token or not self._client:
+            return
+        assert self._exchange is not None
+        self._token, self._peer_id = token, server_id
+        self._rtt = self._port.now() - self._started_at
+        self._exchange.restart(self._rtt)
+        self._port.touched(self)
+
+    def initial_received(self, datagram: bytes, source_id: int) -> None:
+        """An INITIAL datagram came for this connection."""
+        self._bytes_received += len(datagram)
+        if self._last_words:  # it has not heard them
+            for plaintext in self._last_words:
+                self._send_initial(plaintext)
+            return
+        exchange = self._exchange
+        if exchange is None or self._confirmed:
+            return
+        plaintext = self._initial.open(datagram)
+        if plaintext is None:
+            return
+        if self._client:
+            self._peer_id = source_id
+        try:
+            data = exchange.receive(plaintext)
+            if data:
+                self._tls_received(data)
+            if exchange.alert is not None and self._state is not _State.CLOSED:
+                reason = exchange.alert or "it gave no reason"
+                self._lose(Refused(f"the peer turned us away: {reason}"))
+        except (HandshakeError, ConfigurationError) as error:
+            self._handshake_failed(error)
+        except (WireError, ProtocolViolation) as error:
+            self.fail(error)
+        self._port.touched(self)
+
+    def _tls_received(self, data: bytes) -> None:
+        handshake = self._handshake
+        if handshake is None:
+            return
+        was_complete = handshake.complete
+        handshake.receive(data)
+        if was_complete:
+            return
+        if not handshake.complete or self._client:
+            self._take_from_tls()  # a server's tickets, which come last, are not used
+        if handshake.complete:
+            self._connected(handshake)
+
+    def _take_from_tls(self) -> None:
+        assert self._handshake is not None and self._exchange is not None
+        self._exchange.write(self._handshake.outgoing())
+
+    def _connected(self, handshake: Handshake) -> None:
+        settings, now = self._port.settings, self._port.now()
+        sending, receiving = handshake.traffic_keys(_EXPORTER_TRANSPORT)
+        self.connection = Connection(
+            DatagramSealer(sending, self._peer_id, settings.key_packets),
+            DatagramOpener(receiving, settings.max_forged, ReplayWindow()),
+            settings,
+            self._address,
+            now,
+            self._port.random_bytes,
+            self._rtt,
+        )
+        self.peer = Peer(self.peer.address, handshake.peer_fingerprint)
+        self._state = _State.SEALED
+        self._user.link_ready()
+        early, self._early = self._early, []
+        for datagram in early:
+            self.sealed_received(memoryview(datagram), len(datagram), self._address)
+
+    def _handshake_failed(self, error: JetStreamError) -> None:
+        exchange = self._exchange
+        if exchange is not None and self._handshake is not None:
+            self._take_from_tls()  # TLS's own alert, if it is TLS that fails
+            now = self._port.now()
+            self._last_words = exchange.plaintexts(now)
+        if not isinstance(error, TrustError | ConfigurationError):  # those name our files
+            self._last_words.append(alert_plaintext(str(error)))
+        for plaintext in self._last_words:
+            self._send_initial(plaintext)
+        self._lose(error)
+
+    def _refuse(self, text: str) -> None:
+        self._last_words = [alert_plaintext(text)]
+        for plaintext in self._last_words:
+            self._send_initial(plaintext)
+
+    def _send_initials(self) -> None:
+        if self._exchange is not None and not self._confirmed:
+            for plaintext in self._exchange.plaintexts(self._port.now()):
+                self._send_initial(plaintext)
+
+    def _send_initial(self, plaintext: bytes) -> None:
+        if self._client:
+            plaintext = plaintext.ljust(MIN_DATAGRAM - initial_overhead(self._token), b"\0")
+        token = self._token if self._client else b""
+        datagram = self._initial.seal(self._peer_id, self.local_id, token, plaintext)
+        self._bytes_sent += len(datagram)
+        self._datagrams_sent += 1
+        self._port.send(memoryview(datagram), len(datagram), self._address)
+
+    # --- packets -------------------------------------------------------------------------
+
+    def sealed_received(self, data: memoryview, segment: int, address: Address) -> None:
+        """SEALED datagrams came for this connection; `data` is good for this call only."""
+        self._bytes_received += len(data)
+        connection = self.connection
+        if connection is None:
+            if len(self._early) < _EARLY_DATAGRAMS and self._state is _State.HANDSHAKE:
+                self._early.append(bytes(data[:segment]))
+            return
+        try:
+            genuine = connection.receive(data, segment, address, self._port.now())
+        except (WireError, ProtocolViolation) as error:
+            connection.fail(error, _PROTOCOL_ERROR, str(error))
+            genuine = True
+        if genuine:
+            if not self._confirmed:
+                self._confirmed = True
+                self._exchange = self._handshake = None
+            self._port.touched(self)
+
+    def settle(self) -> None:
+        """Act on everything that was received: tell the session, answer the peer."""
+        if self._state is _State.HANDSHAKE:
+            self._send_initials()
+            self._arm()
+            return
+        connection = self.connection
+        if connection is None:
+            return
+        if self._state is _State.SEALED:
+            packets = connection.take_packets()
+            if packets:
+                self._user.packets_received(packets)
+            self._make_progress(connection)
+        self._send()
+        if not self._confirmed:
+            self._send_initials()
+        if self._state is _State.SEALED and connection.closed:
+            self._lose(connection.failure)
+        self._arm()
+
+    def _make_progress(self, connection: Connection) -> None:
+        if connection.peer_ended and not self._peer_end_told and self._state is _State.SEALED:
+            self._peer_end_told = True
+            self._user.link_ended()
+        if self._state is _State.SEALED and not connection.closed and connection.room:
+            self._user.link_writable()
+
+    def _send(self) -> None:
+        """Send what may be sent now, a turn's worth at most."""
+        connection = self.connection
+        if connection is None:
+            return
+        port, now, spent = self._port, self._port.now(), 0
+        while spent < _TURN_BYTES:
+            departure = connection.next_datagrams(_buffer, now)
+            if departure is None:
+                return
+            length, segment, address = departure
+            spent += length
+            self._datagrams_sent += -(-length // segment)
+            self._bytes_sent += length
+            if not port.send(_buffer[:length], segment, address):
+                now += _BLOCKED
+                break
+        self._call_at(now)
+
+    def error_reported(self, refused: bool, mtu: int | None) -> None:
+        """The system or a router says that nothing listens there, or how long an IP packet may be.
+
+        Anybody could say so: it is believed only as far as it does little harm.
+        """
+        if refused and self._state is _State.HANDSHAKE and self._client:
+            self._lose(NothingListens(f"nothing listens at {self.peer.address} (UDP)"))
+        elif mtu is not None and self.connection is not None:
+            self.connection.mtu_reported(mtu)
+
+    # --- time ----------------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        when = self._next_timeout()
+        if when is not None:
+            self._call_at(when)
+
+    def _next_timeout(self) -> float | None:
+        if self._state is _State.CLOSED or self._state is _State.GONE:
+            return None
+        times = []
+        if self._exchange is not None and self._exchange.due_at is not None:
+            times.append(self._exchange.due_at)
+        if self.connection is not None:
+            timeout = self.connection.next_timeout()
+            if timeout is not None:
+                times.append(timeout)
+        return min(times, default=None)
+
+    def _call_at(self, when: float) -> None:
+        if self._timer is not None:
+            if self._timer_at <= when:
+                return
+            self._timer.cancel()
+        self._timer_at = when
+        delay = max(0.0, when - self._port.now())
+        self._timer = self._port.clock.callLater(delay, self._timed_out)
+
+    def _timed_out(self) -> None:
+        self._timer = None
+        if self._state is _State.GONE:
+            return
+        now, when = self._port.now(), self._next_timeout()
+        if when is not None and when - now <= _ROUNDING and self.connection is not None:
+            self.connection.handle_timeout(max(now, when))
+            self._report(now)
+        self.settle()
+
+    def _report(self, now: float) -> None:
+        interval = self._port.settings.status_interval
+        if interval and now - self._reported_at >= interval:
+            self._reported_at = now
+            _log.info("{peer}: {stats}", peer=self.peer.address, stats=self.stats)
+
+    # --- ends ----------------------------------------------------------------------------
+
+    def _lose(self, failure: JetStreamError | None) -> None:
+        """The connection is over for the session; its peer may still need an answer."""
+        if self._state is _State.CLOSED or self._state is _State.GONE:
+            return
+        self._state = _State.CLOSED
+        self.failure = failure
+        if self._timer is not None:
+            self._timer.cancel()
+        timeout = 0.0 if self.connection is None else self.connection.rtt.probe_timeout
+        linger = max(_LEAST_LINGER, _LINGER * timeout)
+        self._timer = self._port.clock.callLater(linger, self.forget)
+        self._timer_at = float("-inf")
+        self._user.link_lost(failure)
+
+    def forget(self) -> None:
+        """Answer the peer no more."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        if self._state is not _State.GONE:
+            lost = self._state is not _State.CLOSED
+            self._state = _State.GONE
+            if lost:
+                self._user.link_lost(SessionCut("this side dropped the connection"))
+            self._port.closed(self)
+
+
+def show_address(address: Address) -> str:
+    """`HOST:PORT`, with brackets around an IPv6 address."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
