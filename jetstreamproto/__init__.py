@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from jetstreamproto.session.protocol import ChannelProtocol, Inbox
     from jetstreamproto.session.session import Session
     from jetstreamproto.session.settings import SessionSettings
+    from jetstreamproto.wire.session_messages import Mode
 
 _HOMES = {
     "CertificateAuthority": "jetstreamproto.security.trust",
@@ -54,6 +55,7 @@ _HOMES = {
     "JetStreamServerFactory": "jetstreamproto.factory",
     "KnownHosts": "jetstreamproto.security.trust",
     "MessageTooLarge": "jetstreamproto.errors",
+    "Mode": "jetstreamproto.wire.session_messages",
     "NotAllowed": "jetstreamproto.errors",
     "PinnedKeys": "jetstreamproto.security.trust",
     "QueueFull": "jetstreamproto.errors",
@@ -87,6 +89,7 @@ __all__ = [
     "JetStreamServerFactory",
     "KnownHosts",
     "MessageTooLarge",
+    "Mode",
     "NotAllowed",
     "PinnedKeys",
     "QueueFull",

@@ -39,6 +39,10 @@ class HandshakeTimeout(HandshakeError):
     """The peer did not finish the handshake within its deadline."""
 
 
+class NothingListens(HandshakeError):
+    """The host says that nothing listens on that UDP port."""
+
+
 class NotJetStream(HandshakeError):
     """The peer speaks something else on this port."""
 

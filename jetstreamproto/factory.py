@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,8 +38,23 @@ Access = Callable[[Session, str], None]
 DEFAULT_CIPHERS = (Cipher.AES_256_GCM, Cipher.CHACHA20_POLY1305)
 
 
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A session for a peer that is let in, over whichever transport.
+
+    Whoever asked for it calls `release` when the connection is gone, after `link_lost`.
+    """
+
+    session: Session
+    release: Callable[[], None]
+
+
 class SessionFactory(Factory):
-    """What both factories share. `services` maps the names that the peer may open."""
+    """What both factories share. `services` maps the names that the peer may open.
+
+    They make the protocols of TCP connections (`buildProtocol`); other transports take a session
+    and a `handshake`, and give the session its link.
+    """
 
     noisy = False
 
@@ -54,6 +70,7 @@ class SessionFactory(Factory):
         self.services = dict(services or {})
         self.sessions: set[Session] = set()
         self._tls = tls
+        self._server_name: str | None = None  # what a client calls the server
         self._record_limits = record_limits
         self._reactor = reactor
 
@@ -86,8 +103,9 @@ class SessionFactory(Factory):
         """A session, connected or not, is gone: None if both ended it. As `session_made`."""
         self.sessions.discard(session)
 
-    def _handshake(self, host: str | None = None) -> Handshake:
-        return Handshake(self._tls, now=datetime.now(UTC), host=host)
+    def handshake(self) -> Handshake:
+        """A fresh TLS handshake, for one connection."""
+        return Handshake(self._tls, now=datetime.now(UTC), host=self._server_name)
 
 
 class JetStreamServerFactory(SessionFactory):
@@ -121,16 +139,31 @@ class JetStreamServerFactory(SessionFactory):
         self._tickets: dict[Session, Ticket] = {}
         self._draining = False
 
-    def buildProtocol(self, addr: IAddress | None) -> Protocol:
+    @property
+    def draining(self) -> bool:
+        """Whether nobody new is let in any more."""
+        return self._draining
+
+    def admit(self, host: str) -> Admitted | str:
+        """A session for a new connection from `host`, or why there is none for it.
+
+        The limits count the connections of all transports together.
+        """
         if self._draining:
-            return TurnedAway("the server is shutting down", self.clock)
-        ticket = self.admission.admit(getattr(addr, "host", "local"))
+            return "the server is shutting down"
+        ticket = self.admission.admit(host)
         if ticket is None:
-            return TurnedAway("the server has too many connections", self.clock)
+            return "the server has too many connections"
         session = Session(self, self.clock, client=False)
         self._tickets[session] = ticket
+        return Admitted(session, lambda: self._release(session))
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol:
+        admitted = self.admit(getattr(addr, "host", "local"))
+        if isinstance(admitted, str):
+            return TurnedAway(admitted, self.clock)
         protocol = JetStreamProtocol(
-            session, self._handshake(), self._record_limits, lambda: self._release(session)
+            admitted.session, self.handshake(), self._record_limits, admitted.release
         )
         protocol.factory = self
         return protocol
@@ -159,7 +192,9 @@ class JetStreamServerFactory(SessionFactory):
         return DeferredList(waiting)
 
     def _release(self, session: Session) -> None:
-        self.admission.release(self._tickets.pop(session))
+        ticket = self._tickets.pop(session, None)
+        if ticket is not None:
+            self.admission.release(ticket)
 
 
 class JetStreamClientFactory(SessionFactory, ClientFactory):
@@ -186,12 +221,15 @@ class JetStreamClientFactory(SessionFactory, ClientFactory):
     ) -> None:
         tls = TlsContext(Role.CLIENT, identity=identity, trust=trust, ciphers=ciphers)
         super().__init__(tls, services, settings, record_limits, reactor)
-        self._host = None if host is None else canonical_name(host)
+        self._server_name = None if host is None else canonical_name(host)
         self._credentials = credentials
 
+    def new_session(self) -> Session:
+        """A session for a connection to the server that is about to be made."""
+        return Session(self, self.clock, client=True)
+
     def buildProtocol(self, addr: IAddress | None) -> JetStreamProtocol:
-        session = Session(self, self.clock, client=True)
-        protocol = JetStreamProtocol(session, self._handshake(self._host), self._record_limits)
+        protocol = JetStreamProtocol(self.new_session(), self.handshake(), self._record_limits)
         protocol.factory = self
         return protocol
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import click
@@ -14,7 +15,7 @@ from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.threads import deferToThread
 
 from jetstreamproto.cli.failure import CannotConnect, ConnectTimeout, NameNotFound
-from jetstreamproto.cli.options import ConnectionOptions
+from jetstreamproto.cli.options import UDP, ConnectionOptions
 from jetstreamproto.cli.output import note
 from jetstreamproto.cli.run import run
 from jetstreamproto.cli.target import Target
@@ -26,7 +27,14 @@ from jetstreamproto.cli.trust import (
     own_identity,
     server_trust,
 )
-from jetstreamproto.errors import ConfigurationError, HandshakeTimeout, TrustError, UnknownHost
+from jetstreamproto.errors import (
+    ConfigurationError,
+    HandshakeTimeout,
+    NothingListens,
+    SessionCut,
+    TrustError,
+    UnknownHost,
+)
 from jetstreamproto.factory import JetStreamClientFactory
 from jetstreamproto.protocol import JetStreamProtocol
 from jetstreamproto.security.identity import Identity
@@ -83,10 +91,14 @@ async def _use(
     work: Work[T],
 ) -> T:
     try:
-        session = await connect(reactor, options.target, factory, options.timeout)
+        session = await connect(reactor, options, factory)
     except UnknownHost as unknown:
-        await _first_contact(options, trust, unknown)
-        session = await connect(reactor, options.target, factory, options.timeout)
+        known = await _first_contact(options, trust, unknown)
+        try:
+            session = await connect(reactor, options, factory)
+        finally:
+            if unknown.fingerprint in known.known():
+                note(f"{unknown.host} is known by {unknown.fingerprint} from now on")
     try:
         result = await work(reactor, session)
     except BaseException:
@@ -96,8 +108,13 @@ async def _use(
     return result
 
 
-async def _first_contact(options: ConnectionOptions, trust: Trust, unknown: UnknownHost) -> None:
-    """Returns once the server is among the known hosts; raises a `TrustError` if it shall not."""
+async def _first_contact(
+    options: ConnectionOptions, trust: Trust, unknown: UnknownHost
+) -> KnownHosts:
+    """`trust`, which accepts the server from now on; raises a `TrustError` if it shall not.
+
+    The server is written to the known hosts once it has proved that the key is its own.
+    """
     if not isinstance(trust, KnownHosts):
         raise unknown
     if not options.trust_new:
@@ -105,47 +122,81 @@ async def _first_contact(options: ConnectionOptions, trust: Trust, unknown: Unkn
             raise unknown
         if not await deferToThread(accepts, unknown):
             raise TrustError(f"{unknown.host} was not accepted")
-    trust.remember(unknown.fingerprint)
-    note(f"{unknown.host} is known by {unknown.fingerprint} from now on")
+    trust.accept(unknown.fingerprint)
+    return trust
 
 
 async def connect(
-    reactor: ReactorBase, target: Target, factory: JetStreamClientFactory, timeout: float
+    reactor: ReactorBase, options: ConnectionOptions, factory: JetStreamClientFactory
 ) -> Session:
-    """A connected session with `target`, at most `timeout` seconds from now.
+    """A connected session with the target, at most `timeout` seconds from now.
 
     Raises `CannotConnect`, or the `HandshakeError` or `SessionError` that came in between.
     """
+    late = ConnectTimeout(f"no answer from {options.target} within {options.timeout:g} s")
+    with _explained(options.target, late):
+        if options.transport == UDP:
+            return await _connect_udp(reactor, options, factory, late)
+        return await _connect_tcp(reactor, options, factory, late)
+
+
+async def _connect_tcp(
+    reactor: ReactorBase,
+    options: ConnectionOptions,
+    factory: JetStreamClientFactory,
+    late: ConnectTimeout,
+) -> Session:
+    target, timeout = options.target, options.timeout
     deadline = reactor.seconds() + timeout
     endpoint = HostnameEndpoint(reactor, target.host, target.port, timeout=2 * timeout)
-    protocol = await _reach(reactor, endpoint.connect(factory), target, timeout)
+    connecting: Deferred[Any] = endpoint.connect(factory)
+    protocol = await in_time(reactor, connecting, timeout, late)
+    assert isinstance(protocol, JetStreamProtocol)
     session = protocol.session
-    late = HandshakeTimeout(f"{target} accepts connections, but no session within {timeout:g} s")
+    stuck = HandshakeTimeout(f"{target} accepts connections, but no session within {timeout:g} s")
     try:
         left = max(0.0, deadline - reactor.seconds())
-        return await in_time(reactor, protocol.when_connected(), left, late)
+        return await in_time(reactor, protocol.when_connected(), left, stuck)
     except BaseException:
         session.abort()
         raise
 
 
-async def _reach(
-    reactor: ReactorBase, connecting: Deferred[Any], target: Target, timeout: float
-) -> JetStreamProtocol:
-    """The protocol of the connection being made, or a `CannotConnect` that says what is wrong."""
-    late = ConnectTimeout(f"no answer from {target} within {timeout:g} s")
+async def _connect_udp(
+    reactor: ReactorBase,
+    options: ConnectionOptions,
+    factory: JetStreamClientFactory,
+    late: ConnectTimeout,
+) -> Session:
+    from jetstreamproto.datagram import connect_udp
+
+    connecting = connect_udp(
+        reactor,
+        options.target.host,
+        options.target.port,
+        factory,
+        timeout=options.timeout,
+        settings=options.datagram_settings(),
+    )
     try:
-        protocol = await in_time(reactor, connecting, timeout, late)
+        return await in_time(reactor, connecting, options.timeout, late)
+    except SessionCut as error:  # it gave up before we did
+        raise late from error
+
+
+@contextmanager
+def _explained(target: Target, late: ConnectTimeout) -> Iterator[None]:
+    """Makes a `CannotConnect` that says what is wrong of the transports' errors."""
+    try:
+        yield
     except network.DNSLookupError as error:
         raise NameNotFound(f"the host name {target.host} has no address") from error
-    except network.ConnectionRefusedError as error:
+    except (network.ConnectionRefusedError, NothingListens) as error:
         raise CannotConnect(f"nothing listens at {target}") from error
     except (network.TimeoutError, network.TCPTimedOutError) as error:
         raise late from error
     except network.ConnectError as error:
         raise CannotConnect(f"cannot connect to {target}: {_reason(error)}") from error
-    assert isinstance(protocol, JetStreamProtocol)
-    return protocol
 
 
 def _reason(error: network.ConnectError) -> str:

@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections import deque
-from time import perf_counter
+from time import monotonic_ns, perf_counter
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPullProducer
+from twisted.internet.interfaces import IDelayedCall, IPullProducer, IReactorTime
 from zope.interface import implementer
 
-from jetstreamproto.errors import JetStreamError, SessionError
+from jetstreamproto.cli.pace import Pace
+from jetstreamproto.errors import JetStreamError, QueueFull, SessionError, WireError
+from jetstreamproto.services.latency import STAMP_SIZE, read_latencies, stamp
 from jetstreamproto.services.source import source_request
 from jetstreamproto.session.codes import MAX_FRAGMENT
 from jetstreamproto.session.protocol import ChannelProtocol
@@ -155,3 +158,66 @@ class Calls(Load):
             self._call()
         elif not self._sent_at:
             self.succeed()
+
+
+class Events(Load):
+    """Messages of `size` bytes at a steady pace to the latency service.
+
+    `latencies` has the microseconds that each took which got there.
+    """
+
+    def __init__(self, clock: IReactorTime, pace: Pace, size: int) -> None:
+        super().__init__()
+        self.latencies = array("I")
+        self._clock = clock
+        self._pace = pace
+        self._payload = os.urandom(size - STAMP_SIZE)
+        self._begun = 0.0
+        self._sent = 0
+        self._next: IDelayedCall | None = None
+
+    def begin(self) -> None:
+        self._begun = self._clock.seconds()
+        self._send_due()
+
+    def message_received(self, message: bytes) -> None:
+        try:
+            self.latencies.extend(read_latencies(message))
+        except WireError as error:
+            self._give_up(WrongResult(f"the server's answer makes no sense: {error}"))
+        else:
+            if len(self.latencies) > self._sent:
+                self._give_up(WrongResult(f"the server received more than {self._sent} events"))
+
+    def end_received(self) -> None:
+        if self._sent == self._pace.count:
+            self.succeed()
+        else:
+            self._give_up(WrongResult("the server ended the channel too early"))
+
+    def channel_closed(self, reason: JetStreamError | None) -> None:
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+        super().channel_closed(reason)
+
+    def _send_due(self) -> None:
+        self._next = None
+        elapsed = self._clock.seconds() - self._begun
+        due = self._pace.due(elapsed)
+        try:
+            while self._sent < due:
+                self.channel.send(stamp(self._payload, monotonic_ns()))
+                self._sent += 1
+        except QueueFull:
+            self._give_up(WrongResult("the way to the server is too slow for this many events"))
+            return
+        if due == self._pace.count:
+            self.channel.end()
+        else:
+            wait = self._pace.until(due, elapsed)
+            self._next = self._clock.callLater(wait, self._send_due)
+
+    def _give_up(self, error: JetStreamError) -> None:
+        self.fail(error)
+        self.channel.stopProducing()

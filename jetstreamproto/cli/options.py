@@ -6,13 +6,16 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from jetstreamproto.cli.target import Target, target_argument
 
-TCP = "tcp"
+if TYPE_CHECKING:
+    from jetstreamproto.reliability.settings import DatagramSettings
+
+TCP, UDP = "tcp", "udp"
 AUTO = "auto"
 
 _READABLE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
@@ -41,6 +44,9 @@ class ConnectionOptions:
     user: str | None = None
     password_file: Path | None = None
     timeout: float = 10.0
+    congestion: str | None = None
+    fec: str | None = None
+    mtu: int | None = None
 
     def __post_init__(self) -> None:
         if self.pin is not None and self.ca is not None:
@@ -49,6 +55,16 @@ class ConnectionOptions:
             raise click.UsageError("--key needs --cert")
         if self.password_file is not None and self.user is None:
             raise click.UsageError("--password-file needs --user")
+        for name in ("congestion", "fec", "mtu"):
+            if getattr(self, name) is not None and self.transport != UDP:
+                raise click.UsageError(f"--{name} goes with --transport udp")
+
+    def datagram_settings(self) -> DatagramSettings:
+        """How a connection over UDP behaves."""
+        from jetstreamproto.reliability.settings import DatagramSettings
+
+        given = {"congestion": self.congestion, "fec": self.fec, "mtu": self.mtu}
+        return DatagramSettings(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
 
 
 def connection_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -65,9 +81,20 @@ def connection_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _transport(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    if value not in (AUTO, TCP):
-        raise click.BadParameter(f"this version has tcp, not {value} yet")
-    return TCP
+    if value not in (AUTO, TCP, UDP):
+        raise click.BadParameter(f"this version has tcp and udp, not {value} yet")
+    return TCP if value == AUTO else value
+
+
+def _fec(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value is None:
+        return None
+    from jetstreamproto.server.values import read_fec
+
+    try:
+        return read_fec(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def _pin(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
@@ -86,10 +113,10 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
     click.argument("target", metavar="HOST:PORT", callback=target_argument),
     click.option(
         "--transport",
-        type=click.Choice([AUTO, TCP, "udp", "quic"]),
+        type=click.Choice([AUTO, TCP, UDP, "quic"]),
         default=AUTO,
         callback=_transport,
-        help="How to reach the server. This version has tcp.",
+        help="How to reach the server: auto is tcp. This version has tcp and udp.",
     ),
     click.option(
         "--pin",
@@ -129,5 +156,22 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
         show_default=True,
         metavar="SECONDS",
         help="How long connecting may take.",
+    ),
+    click.option(
+        "--congestion",
+        type=click.Choice(["bbr", "cubic", "newreno"]),
+        help="udp: congestion control.  [default: bbr]",
+    ),
+    click.option(
+        "--fec",
+        callback=_fec,
+        metavar="off|adaptive|K+R",
+        help="udp: forward error correction; K+R adds R packets to every K.  [default: adaptive]",
+    ),
+    click.option(
+        "--mtu",
+        type=click.IntRange(1200, 65507),
+        metavar="N",
+        help="udp: bytes in a datagram.  [default: what the path takes]",
     ),
 )

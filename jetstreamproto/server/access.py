@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from jetstreamproto.errors import ConfigurationError, NotAllowed
 from jetstreamproto.security.identity import parse_fingerprint
 from jetstreamproto.services.echo import DISCARD, ECHO
+from jetstreamproto.services.latency import LATENCY
 from jetstreamproto.services.source import SOURCE
 from jetstreamproto.session.codes import ResetCode
 from jetstreamproto.session.session import Session
@@ -36,7 +37,7 @@ class AllowRule:
         return not self.peers.isdisjoint(peer) and not self.services.isdisjoint((service, ANYONE))
 
 
-DEFAULT_RULES = (AllowRule(frozenset({ANYONE}), frozenset({ECHO, DISCARD, SOURCE})),)
+DEFAULT_RULES = (AllowRule(frozenset({ANYONE}), frozenset({ECHO, DISCARD, SOURCE, LATENCY})),)
 """Without rules of its own a server lets its peers use what gives nothing away."""
 
 

@@ -15,8 +15,15 @@ from pathlib import Path
 import attrs
 
 from jetstreamproto.errors import ConfigurationError
+from jetstreamproto.reliability.settings import (
+    DEFAULT_DATAGRAM_SETTINGS,
+    MAX_DATAGRAM,
+    MIN_DATAGRAM,
+    DatagramSettings,
+)
 from jetstreamproto.security.trust import CertificateAuthority, PinnedKeys, Trust
 from jetstreamproto.server.access import AllowRule, read_peer
+from jetstreamproto.server.listeners import TRANSPORTS
 from jetstreamproto.server.values import (
     Flag,
     Kind,
@@ -25,6 +32,9 @@ from jetstreamproto.server.values import (
     Seconds,
     Size,
     Whole,
+    Word,
+    read_congestion,
+    read_fec,
     text_list,
 )
 from jetstreamproto.session.settings import DEFAULT_SETTINGS, SessionSettings
@@ -36,9 +46,9 @@ _ALLOW = "allow"
 _MANY = 10_000_000
 _YEAR = 366 * 86400.0
 _MAX_MESSAGE = (1 << 32) - 1  # what HELLO can announce
-_TRANSPORTS = ("tcp",)
-_LATER_TRANSPORTS = ("udp", "quic")
+_LATER_TRANSPORTS = ("quic",)
 _LIMITS = AdmissionLimits()
+_UDP = DEFAULT_DATAGRAM_SETTINGS
 
 
 def read_address(text: str) -> str:
@@ -55,9 +65,9 @@ def read_address(text: str) -> str:
 def read_transport(text: str) -> str:
     """The name of a transport that there is."""
     if text in _LATER_TRANSPORTS:
-        raise ValueError(f"{text!r} is not in this version; there is {', '.join(_TRANSPORTS)}")
-    if text not in _TRANSPORTS:
-        raise ValueError(f"{text!r} is not a transport; there is {', '.join(_TRANSPORTS)}")
+        raise ValueError(f"this version has {' and '.join(TRANSPORTS)}, not {text} yet")
+    if text not in TRANSPORTS:
+        raise ValueError(f"{text!r} is not a transport; there is {' and '.join(TRANSPORTS)}")
     return text
 
 
@@ -81,8 +91,40 @@ class ServerConfig:
         ),
     )
     transports: tuple[str, ...] = attrs.field(
-        default=_TRANSPORTS,
-        metadata=_about(Names(read_transport), "Transports to offer: tcp. [tcp]"),
+        default=TRANSPORTS,
+        metadata=_about(
+            Names(read_transport), "Transports to offer on the port: tcp, udp. [tcp,udp]"
+        ),
+    )
+    congestion: str = attrs.field(
+        default=_UDP.congestion,
+        metadata=_about(
+            Word(read_congestion),
+            f"Congestion control over UDP: bbr, cubic or newreno. [{_UDP.congestion}]",
+        ),
+    )
+    fec: str = attrs.field(
+        default=_UDP.fec,
+        metadata=_about(
+            Word(read_fec),
+            "Forward error correction over UDP: off, adaptive (for channels with a deadline), or"
+            f" K+R, which adds R packets to every K. [{_UDP.fec}]",
+        ),
+    )
+    udp_mtu: int = attrs.field(
+        default=_UDP.mtu,
+        metadata=_about(
+            Whole(0, MAX_DATAGRAM),
+            f"Bytes in a UDP datagram, from {MIN_DATAGRAM}; 0 finds out what the path takes. [0]",
+        ),
+    )
+    status_interval: float = attrs.field(
+        default=_UDP.status_interval,
+        metadata=_about(
+            Seconds(_YEAR, zero=True),
+            "Seconds between two log lines with the figures of each UDP connection; 0 for none."
+            " [0]",
+        ),
     )
     state_dir: Path = attrs.field(
         factory=default_state_dir,
@@ -177,6 +219,10 @@ class ServerConfig:
                 f"--heartbeat {self.heartbeat:g} is longer than --idle-timeout"
                 f" {self.idle_timeout:g}"
             )
+        if 0 < self.udp_mtu < MIN_DATAGRAM:
+            raise ConfigurationError(
+                f"--udp-mtu: {self.udp_mtu} is neither 0 nor from {MIN_DATAGRAM} to {MAX_DATAGRAM}"
+            )
         if not (certificates or self.auth or self.allow_anonymous):
             self._stay_on_loopback()
 
@@ -202,6 +248,17 @@ class ServerConfig:
             heartbeat=self.heartbeat,
             idle_timeout=self.idle_timeout,
             drain_timeout=self.drain_timeout,
+        )
+
+    def datagram_settings(self) -> DatagramSettings:
+        """The settings of every connection over UDP."""
+        return DatagramSettings(
+            congestion=self.congestion,
+            fec=self.fec,
+            mtu=self.udp_mtu,
+            heartbeat=self.heartbeat,
+            idle_timeout=self.idle_timeout,
+            status_interval=self.status_interval,
         )
 
     def admission_limits(self) -> AdmissionLimits:

@@ -8,10 +8,15 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 from jetstreamproto.errors import ConfigurationError
+
+TCP, UDP = "tcp", "udp"
+TRANSPORTS = (TCP, UDP)
+"""The transports that there are."""
 
 _BACKLOG = 1024  # the kernel lowers it to net.core.somaxconn
 _FREE_PORT_ATTEMPTS = 10
@@ -21,43 +26,68 @@ class PortTaken(ConfigurationError):
     """Another program listens there."""
 
 
-def open_listeners(interfaces: Sequence[str], port: int) -> list[socket.socket]:
-    """Sockets that listen on each of these IP addresses, all on one port: a free one for 0.
+@dataclass(frozen=True)
+class Listeners:
+    """Sockets that are bound to one port: `streams` listen for TCP, `datagrams` are of UDP."""
+
+    streams: list[socket.socket] = field(default_factory=list)
+    datagrams: list[socket.socket] = field(default_factory=list)
+
+    @property
+    def port(self) -> int:
+        """The port of them all."""
+        port: int = (self.streams or self.datagrams)[0].getsockname()[1]
+        return port
+
+    def close(self) -> None:
+        """Give the port up."""
+        for listener in (*self.streams, *self.datagrams):
+            listener.close()
+
+
+def open_listeners(
+    interfaces: Sequence[str], port: int, transports: Sequence[str] = TRANSPORTS
+) -> Listeners:
+    """Sockets on each of these IP addresses, all on one port: for 0, one that is free on all.
 
     `::` takes IPv4 as well, unless an IPv4 address is among the interfaces. Raises
     `ConfigurationError` naming the address that cannot be had.
     """
     for _ in range(_FREE_PORT_ATTEMPTS if port == 0 else 0):
         try:
-            return _open_all(interfaces, port)
-        except PortTaken:  # free on the first interface, but not on all
+            return _open_all(interfaces, port, transports)
+        except PortTaken:  # free on the first interface, or over one transport, but not on all
             continue
-    return _open_all(interfaces, port)
+    return _open_all(interfaces, port, transports)
 
 
-def _open_all(interfaces: Sequence[str], port: int) -> list[socket.socket]:
-    dual = all(":" in interface for interface in interfaces)
+def _open_all(interfaces: Sequence[str], port: int, transports: Sequence[str]) -> Listeners:
+    dual = all(":" in interface for interface in interfaces) and socket.has_dualstack_ipv6()
+    listeners = Listeners()
     with ExitStack() as opened:
-        listeners = []
-        for interface in interfaces:
-            listener = opened.enter_context(_open(interface, port, dual and interface == "::"))
-            port = listener.getsockname()[1]
-            listeners.append(listener)
+        for transport, found, bind in (
+            (TCP, listeners.streams, _bind_stream),
+            (UDP, listeners.datagrams, _bind_datagram),
+        ):
+            for interface in interfaces if transport in transports else ():
+                where = f"{show_address(interface, port)} ({transport})"
+                listener = _open(where, bind, interface, port, dual and interface == "::")
+                found.append(opened.enter_context(listener))
+                port = listeners.port
         opened.pop_all()
     return listeners
 
 
-def _open(interface: str, port: int, dual: bool) -> socket.socket:
-    family = socket.AF_INET6 if ":" in interface else socket.AF_INET
+def _open(
+    where: str,
+    bind: Callable[[str, int, bool], socket.socket],
+    interface: str,
+    port: int,
+    dual: bool,
+) -> socket.socket:
     try:
-        listener = socket.create_server(
-            (interface, port),
-            family=family,
-            backlog=_BACKLOG,
-            dualstack_ipv6=dual and socket.has_dualstack_ipv6(),
-        )
+        listener = bind(interface, port, dual)
     except OSError as error:
-        where = show_address(interface, port)
         if error.errno == errno.EADDRINUSE:
             raise PortTaken(f"{where} is taken: another program listens there") from error
         # a getaddrinfo error has a negative number
@@ -66,6 +96,28 @@ def _open(interface: str, port: int, dual: bool) -> socket.socket:
         raise ConfigurationError(f"{where}: {os.strerror(error.errno or 0)}") from error
     listener.setblocking(False)
     return listener
+
+
+def _bind_stream(interface: str, port: int, dual: bool) -> socket.socket:
+    return socket.create_server(
+        (interface, port), family=_family(interface), backlog=_BACKLOG, dualstack_ipv6=dual
+    )
+
+
+def _bind_datagram(interface: str, port: int, dual: bool) -> socket.socket:
+    listener = socket.socket(_family(interface), socket.SOCK_DGRAM)
+    try:
+        if listener.family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual)
+        listener.bind((interface, port))
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _family(interface: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in interface else socket.AF_INET
 
 
 def show_address(host: str, port: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
@@ -12,13 +12,18 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
 from jetstreamproto.factory import JetStreamServerFactory
+from jetstreamproto.reliability.settings import DEFAULT_DATAGRAM_SETTINGS, DatagramSettings
+from jetstreamproto.server.listeners import Listeners
 from jetstreamproto.server.signals import StopSignals
+
+if TYPE_CHECKING:
+    from jetstreamproto.server.datagrams import DatagramListener
 
 _log = Logger(namespace="jetstream")
 
 
 class JetStreamService(Service):
-    """Serves a factory on sockets that listen already, which it owns from now on.
+    """Serves a factory on sockets that are bound already, which it owns from now on.
 
     Once it runs it logs `announcement`. When it stops, sessions are told, and have the drain
     timeout of their settings to finish. SIGINT and SIGTERM stop the reactor, see `StopSignals`.
@@ -27,15 +32,18 @@ class JetStreamService(Service):
     def __init__(
         self,
         factory: JetStreamServerFactory,
-        listeners: Sequence[socket.socket],
+        listeners: Listeners,
         announcement: Sequence[str],
         reactor: Any = None,
+        datagram_settings: DatagramSettings = DEFAULT_DATAGRAM_SETTINGS,
     ) -> None:
         self.factory = factory
-        self._listeners = list(listeners)
+        self._listeners = listeners
         self._announcement = announcement
         self._reactor = reactor
+        self._datagram_settings = datagram_settings
         self._ports: list[IListeningPort] = []
+        self._datagrams: list[DatagramListener] = []
 
     def startService(self) -> None:
         super().startService()
@@ -51,20 +59,24 @@ class JetStreamService(Service):
             from twisted.internet import reactor
 
             self._reactor = reactor
-        for listener in self._listeners:
+        listeners, self._listeners = self._listeners, Listeners()
+        for listener in listeners.streams:
             with listener:  # the reactor has its own descriptor of it
                 port = self._reactor.adoptStreamPort(
                     listener.fileno(), listener.family, self.factory
                 )
             self._ports.append(port)
-        self._listeners.clear()
+        self._datagrams = [self._start_datagrams(bound) for bound in listeners.datagrams]
         self._reactor.callWhenRunning(self._running)
+
+    def _start_datagrams(self, bound: socket.socket) -> DatagramListener:
+        from jetstreamproto.server.datagrams import DatagramListener  # TCP alone needs none of it
+
+        return DatagramListener(self._reactor, bound, self.factory, self._datagram_settings)
 
     def stop(self) -> Deferred[Any]:
         """Accept nobody new and drain the sessions; fires when they are gone."""
-        for listener in self._listeners:
-            listener.close()
-        self._listeners.clear()
+        self._listeners.close()
         if self.factory.sessions:
             _log.info(
                 "telling {count} session(s) to finish within {seconds:g} s",
@@ -73,7 +85,13 @@ class JetStreamService(Service):
             )
         ports, self._ports = self._ports, []
         closing: list[Deferred[Any]] = [maybeDeferred(port.stopListening) for port in ports]
-        return DeferredList([*closing, self.factory.drain()])
+        return DeferredList([*closing, Deferred.fromCoroutine(self._drain())])
+
+    async def _drain(self) -> None:
+        """UDP sockets are needed until the last of their sessions has ended."""
+        await self.factory.drain()
+        datagrams, self._datagrams = self._datagrams, []
+        await DeferredList([Deferred.fromCoroutine(one.stop()) for one in datagrams])
 
     def abort(self) -> None:
         """Drop the sessions that have not finished yet."""

@@ -35,11 +35,17 @@ from jetstreamproto.server.listeners import open_listeners
 from jetstreamproto.server.service import JetStreamService
 from jetstreamproto.server.values import Flag
 from jetstreamproto.services.echo import DISCARD, ECHO, Discard, Echo
+from jetstreamproto.services.latency import LATENCY, Latency
 from jetstreamproto.services.source import SOURCE, Source
 
 PROGRAM = "twistd jetstream"
 
-SERVICES: dict[str, Service] = {ECHO: Echo, DISCARD: Discard, SOURCE: Source}
+SERVICES: dict[str, Service] = {
+    ECHO: Echo,
+    DISCARD: Discard,
+    SOURCE: Source,
+    LATENCY: Latency,
+}
 """What a server offers; who may use which is up to the rules of access."""
 
 _CONFIG, _INTERFACE, _AUTH = "config", "interface", "auth"
@@ -173,10 +179,14 @@ def make_service(options: Options) -> JetStreamService:
         settings=config.session_settings(),
         admission=config.admission_limits(),
     )
-    listeners = open_listeners(config.interface, config.port)
-    port: int = listeners[0].getsockname()[1]
-    lines = announcement(config, factory.identity.fingerprint, port)
-    return JetStreamService(factory, listeners, [*lines, *options.warnings])
+    listeners = open_listeners(config.interface, config.port, config.transports)
+    lines = announcement(config, factory.identity.fingerprint, listeners.port)
+    return JetStreamService(
+        factory,
+        listeners,
+        [*lines, *options.warnings],
+        datagram_settings=config.datagram_settings(),
+    )
 
 
 def _identity(config: ServerConfig) -> Identity:

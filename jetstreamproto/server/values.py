@@ -15,6 +15,12 @@ from typing import Protocol
 
 _SIZE = re.compile(r"([0-9]{1,18}) ?(?:([KMG])(?:i?B)?|B)?", re.ASCII | re.IGNORECASE)
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_FEC_GROUP = re.compile(r"([1-9][0-9]{0,2})\+([1-9][0-9]{0,2})", re.ASCII)
+_FEC_SHARES = 256  # of GF(2^8): source and repair packets of a group together
+
+CONGESTION = ("bbr", "cubic", "newreno")
+"""The kinds of congestion control."""
+FEC_OFF, FEC_ADAPTIVE = "off", "adaptive"
 
 
 class Kind(Protocol):
@@ -71,9 +77,10 @@ class Size(Whole):
 
 @dataclass(frozen=True)
 class Seconds:
-    """A time above zero, up to `high` seconds."""
+    """A time above zero, up to `high` seconds; zero too, where that means never."""
 
     high: float
+    zero: bool = False
 
     def from_text(self, text: str) -> float:
         try:
@@ -88,6 +95,8 @@ class Seconds:
         return self._within(float(value))  # type: ignore[arg-type]
 
     def _within(self, seconds: float) -> float:
+        if self.zero and seconds == 0:
+            return 0.0
         if not math.isfinite(seconds) or not 0 < seconds <= self.high:
             raise ValueError(f"{seconds:g} is not above 0 and at most {self.high:.0f} seconds")
         return seconds
@@ -109,6 +118,21 @@ class Location:
         if not text or "\0" in text:
             raise ValueError(f"{text!r} is not a path")
         return (folder / text).absolute()
+
+
+@dataclass(frozen=True)
+class Word:
+    """One word, read by `read_word`."""
+
+    read_word: Callable[[str], str]
+
+    def from_text(self, text: str) -> str:
+        return self.read_word(text.strip())
+
+    def from_toml(self, value: object, folder: Path) -> str:
+        if not isinstance(value, str):
+            raise ValueError(f"{value!r} is not a word")
+        return self.from_text(value)
 
 
 @dataclass(frozen=True)
@@ -142,6 +166,25 @@ class Flag:
         if not isinstance(value, bool):
             raise ValueError(f"{value!r} is neither true nor false")
         return value
+
+
+def read_congestion(text: str) -> str:
+    """The name of a kind of congestion control."""
+    if text not in CONGESTION:
+        raise ValueError(f"{text!r} is not one of {', '.join(CONGESTION)}")
+    return text
+
+
+def read_fec(text: str) -> str:
+    """`off`, `adaptive`, or `K+R`: after K packets, R from which any R lost ones can be rebuilt."""
+    if text in (FEC_OFF, FEC_ADAPTIVE):
+        return text
+    match = _FEC_GROUP.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not {FEC_OFF}, {FEC_ADAPTIVE} or K+R, such as 10+2")
+    if sum(map(int, match.groups())) > _FEC_SHARES:
+        raise ValueError(f"{text!r} is a group of more than {_FEC_SHARES} packets")
+    return text
 
 
 def text_list(value: object) -> list[str]:

@@ -29,6 +29,7 @@ from jetstreamproto.factory import JetStreamServerFactory
 from jetstreamproto.security.identity import Identity
 from jetstreamproto.security.trust import PinnedKeys
 from jetstreamproto.services.echo import DISCARD, ECHO, Discard, Echo
+from jetstreamproto.services.latency import LATENCY, Latency
 from jetstreamproto.services.source import SOURCE, Source
 from jetstreamproto.transports.admission import AdmissionLimits
 
@@ -41,13 +42,25 @@ def log_in(session, hello):
 
 factory = JetStreamServerFactory(
     Identity.from_files(Path(options["identity"])),
-    {} if options.get("empty") else {ECHO: Echo, DISCARD: Discard, SOURCE: Source},
+    {}
+    if options.get("empty")
+    else {ECHO: Echo, DISCARD: Discard, SOURCE: Source, LATENCY: Latency},
     clients=PinnedKeys(options["clients"]) if "clients" in options else None,
     authenticate=log_in if options.get("log_in") else None,
     admission=AdmissionLimits(sessions=options.get("sessions", 100)),
 )
-port = reactor.listenTCP(0, factory, interface="127.0.0.1")
-print(port.getHost().port, factory.identity.fingerprint, flush=True)
+if options.get("udp"):
+    from jetstreamproto.datagram import listen
+    from jetstreamproto.server.listeners import open_listeners
+
+    sockets = open_listeners(["127.0.0.1"], 0)
+    port = sockets.port
+    sockets.close()
+    reactor.listenTCP(port, factory, interface="127.0.0.1")
+    listen(reactor, port, factory, interface="127.0.0.1")
+else:
+    port = reactor.listenTCP(0, factory, interface="127.0.0.1").getHost().port
+print(port, factory.identity.fingerprint, flush=True)
 
 def end_with_the_test():
     os.read(0, 1)
@@ -91,7 +104,11 @@ class Server:
 @functools.cache
 def shared_server() -> Server:
     """The plain server, for all tests that do it no harm."""
-    server = Server()
+    return keep_server(Server())
+
+
+def keep_server(server: Server) -> Server:
+    """`server`, which is stopped when the tests end."""
     atexit.register(server.stop)
     return server
 

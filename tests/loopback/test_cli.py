@@ -124,25 +124,45 @@ class BenchTests(CliCase):
         for direction in ("up", "down"):
             report = self.bench("--mode", "bulk", "--bytes", "10MB", "--direction", direction)
             self.assertEqual(
-                list(report), ["MB_per_s", "bytes", "seconds", "direction", "transport"]
+                list(report),
+                ["MB_per_s", "Mbit_per_s", "bytes", "seconds", "direction", "transport"],
             )
             self.assertEqual((report["bytes"], report["direction"]), (10_000_000, direction))
             rate = 10 / report["seconds"]  # which is rounded to a microsecond
             self.assertAlmostEqual(report["MB_per_s"], rate, delta=0.1 + rate / 1000)
+            self.assertAlmostEqual(report["Mbit_per_s"], 8 * rate, delta=1 + rate / 100)
+            self.assertEqual(report["transport"], "tcp")
 
     def test_rpc(self) -> None:
         report = self.bench(
             *("--mode", "rpc", "--calls", "500", "--concurrency", "7", "--size", "1KiB")
         )
         self.assertEqual(
-            list(report), ["calls_per_s", "p50_us", "p99_us", "calls", "concurrency", "size"]
+            list(report),
+            ["calls_per_s", "p50_us", "p99_us", "calls", "concurrency", "size", "transport"],
         )
         self.assertEqual((report["calls"], report["concurrency"], report["size"]), (500, 7, 1024))
         self.assertTrue(0 < report["p50_us"] <= report["p99_us"])
 
+    def test_events(self) -> None:
+        report = self.bench(
+            *("--mode", "events", "--count", "200", "--rate", "1000", "--size", "100")
+        )
+        self.assertEqual((report["delivered"], report["count"]), (200, 200))
+        self.assertEqual((report["payload_bytes"], report["transport"]), (20_000, "tcp"))
+        self.assertGreater(report["wire_bytes"], report["payload_bytes"])
+        self.assertGreater(report["seconds"], 0.199)
+        times = [report[f"{name}_ms"] for name in ("p50", "p90", "p99", "p999", "max")]
+        self.assertEqual(times, sorted(times))
+        self.assertGreaterEqual(times[0], 0)
+
     def test_for_people(self) -> None:
         server = shared_server()
         for options, line in [
+            (
+                ("events", "--count", "9"),
+                rb"^9 of 9 events in .* s: p50 .* ms, .*; \d+ bytes on the wire for 1800\n$",
+            ),
             (("bulk", "--bytes", "1MB"), rb"^1000000 bytes up in \d.* s: \d.* MB/s\n$"),
             (("rpc", "--calls", "9"), rb"^9 calls of 64 bytes, 64 at a time: .* calls/s, p50 .*\n"),
         ]:

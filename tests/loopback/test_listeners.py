@@ -6,7 +6,7 @@ import unittest
 from unittest import mock
 
 from jetstreamproto.errors import ConfigurationError
-from jetstreamproto.server.listeners import PortTaken, open_listeners
+from jetstreamproto.server.listeners import TCP, UDP, Listeners, PortTaken, open_listeners
 
 HAS_IPV6 = socket.has_ipv6
 try:
@@ -16,13 +16,20 @@ except OSError:
 
 
 class ListenersTests(unittest.TestCase):
-    def listen(self, *interfaces: str, port: int = 0) -> list[int]:
-        """The ports of these interfaces' sockets, which are closed with the test."""
-        listeners = open_listeners(interfaces, port)
-        for listener in listeners:
-            self.addCleanup(listener.close)
+    def open(self, *interfaces: str, port: int = 0, transports: tuple[str, ...]) -> Listeners:
+        """The sockets of these interfaces, which are closed with the test."""
+        listeners = open_listeners(interfaces, port, transports)
+        self.addCleanup(listeners.close)
+        for listener in (*listeners.streams, *listeners.datagrams):
             self.assertFalse(listener.getblocking())
-        return [listener.getsockname()[1] for listener in listeners]
+            self.assertEqual(listener.getsockname()[1], listeners.port)
+        return listeners
+
+    def listen(self, *interfaces: str, port: int = 0) -> list[int]:
+        """The ports of these interfaces' TCP sockets."""
+        listeners = self.open(*interfaces, port=port, transports=(TCP,))
+        self.assertEqual(listeners.datagrams, [])
+        return [listener.getsockname()[1] for listener in listeners.streams]
 
     def test_all_interfaces_have_one_port(self) -> None:
         ports = self.listen("127.0.0.1", "127.0.0.2")
@@ -48,7 +55,7 @@ class ListenersTests(unittest.TestCase):
 
     def test_a_taken_port_is_named_and_nothing_stays_open(self) -> None:
         (taken,) = self.listen("127.0.0.2")
-        with self.assertRaisesRegex(PortTaken, f"127.0.0.2:{taken} is taken"):
+        with self.assertRaisesRegex(PortTaken, rf"127.0.0.2:{taken} \(tcp\) is taken"):
             open_listeners(["127.0.0.1", "127.0.0.2"], taken)
         self.listen("127.0.0.1", port=taken)
 
@@ -62,7 +69,9 @@ class ListenersTests(unittest.TestCase):
         refusal = OSError(errno.EACCES, "Permission denied (while doing this and that)")
         with (
             mock.patch("socket.create_server", side_effect=refusal),
-            self.assertRaisesRegex(ConfigurationError, "^127.0.0.1:80: Permission denied$"),
+            self.assertRaisesRegex(
+                ConfigurationError, r"^127.0.0.1:80 \(tcp\): Permission denied$"
+            ),
         ):
             open_listeners(["127.0.0.1"], 80)
 
@@ -76,3 +85,50 @@ class ListenersTests(unittest.TestCase):
         (port,) = self.listen("::")
         socket.create_connection(("127.0.0.1", port), 10).close()
         socket.create_connection(("::1", port), 10).close()
+
+
+class DatagramTests(ListenersTests):
+    def listen(self, *interfaces: str, port: int = 0) -> list[int]:
+        """The ports of these interfaces, each bound for both transports."""
+        listeners = self.open(*interfaces, port=port, transports=(TCP, UDP))
+        for sockets, kind in (
+            (listeners.streams, socket.SOCK_STREAM),
+            (listeners.datagrams, socket.SOCK_DGRAM),
+        ):
+            self.assertEqual([one.type for one in sockets], [kind] * len(interfaces))
+        return [one.getsockname()[1] for one in listeners.streams]
+
+    def test_udp_alone(self) -> None:
+        listeners = self.open("127.0.0.1", transports=(UDP,))
+        self.assertEqual(listeners.streams, [])
+        again = self.open("127.0.0.1", port=listeners.port, transports=(TCP,))
+        self.assertEqual(again.port, listeners.port)
+
+    def test_a_port_that_is_taken_over_udp(self) -> None:
+        taken = self.open("127.0.0.1", transports=(UDP,)).port
+        with self.assertRaisesRegex(PortTaken, rf"127.0.0.1:{taken} \(udp\) is taken"):
+            open_listeners(["127.0.0.1"], taken)
+        self.open("127.0.0.1", port=taken, transports=(TCP,))
+
+    def test_a_free_port_is_free_over_both_transports(self) -> None:
+        taken = self.open("127.0.0.1", transports=(UDP,)).port
+        create = socket.create_server
+        tried = []
+
+        def first_the_taken_one(address: tuple[str, int], **options: object) -> socket.socket:
+            tried.append(address)
+            host, port = address
+            return create((host, port if len(tried) > 1 else taken), **options)  # type: ignore[arg-type]
+
+        with mock.patch("socket.create_server", first_the_taken_one):
+            ports = self.listen("127.0.0.1")
+        self.assertEqual(len(tried), 2)
+        self.assertNotIn(taken, ports)
+
+    @unittest.skipUnless(HAS_IPV6 and socket.has_dualstack_ipv6(), "no IPv6 here")
+    def test_datagrams_of_ipv4_come_to_ipv6_too(self) -> None:
+        (bound,) = self.open("::", transports=(UDP,)).datagrams
+        bound.settimeout(10)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"hello", ("127.0.0.1", bound.getsockname()[1]))
+            self.assertEqual(bound.recv(10), b"hello")

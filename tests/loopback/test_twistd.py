@@ -86,7 +86,9 @@ class StartTests(TwistdTestCase):
         start = next(i for i, line in enumerate(lines) if "listens on" in line)
         port = port_in(server.output)
         self.assertIn(f"127.0.0.1:{port}", lines[start])
-        self.assertLess(start, 4)  # only twistd's own are before
+        self.assertIn("(tcp, udp)", lines[start])
+        before = "\n".join(lines[:start])  # are Twisted's own
+        self.assertNotIn("[jetstream", before)
         identity = Identity.load_or_create(self.home, NOW)
         self.assertIn(identity.fingerprint, lines[start + 1])
         self.assertTrue(lines[start + 2].endswith(f"jetstream ping 127.0.0.1:{port}"))
@@ -134,7 +136,12 @@ class RefusedStartTests(TwistdTestCase):
         with socket.create_server(("127.0.0.1", 0)) as other:
             port = other.getsockname()[1]
             line = self.assert_one_line("--port", str(port))
-        self.assertIn(f"127.0.0.1:{port} is taken", line)
+        self.assertIn(f"127.0.0.1:{port} (tcp) is taken", line)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.bind(("127.0.0.1", 0))
+            port = other.getsockname()[1]
+            line = self.assert_one_line("--port", str(port))
+        self.assertIn(f"127.0.0.1:{port} (udp) is taken", line)
 
     def test_an_unreadable_key(self) -> None:
         garbage = self.write("garbage.pem", "garbage")
@@ -146,7 +153,10 @@ class RefusedStartTests(TwistdTestCase):
     def test_a_wrong_option(self) -> None:
         self.assertIn("--bogus", self.assert_one_line("--bogus"))
         self.assertIn("--port", self.assert_one_line("--port", "70000"))
-        self.assertIn("udp", self.assert_one_line("--transports", "tcp,udp"))
+        self.assertIn("quic", self.assert_one_line("--transports", "tcp,quic"))
+        self.assertIn("'vegas'", self.assert_one_line("--congestion", "vegas"))
+        self.assertIn("K+R", self.assert_one_line("--fec", "some"))
+        self.assertIn("--udp-mtu", self.assert_one_line("--udp-mtu", "100"))
 
     def test_other_hosts_without_a_word_on_who(self) -> None:
         line = self.assert_one_line("--interface", "0.0.0.0", "--port", "0")

@@ -24,6 +24,7 @@ PUBLIC = {
     "JetStreamServerFactory",
     "KnownHosts",
     "MessageTooLarge",
+    "Mode",
     "NotAllowed",
     "PinnedKeys",
     "QueueFull",

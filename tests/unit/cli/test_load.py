@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import unittest
 
-from jetstreamproto.cli.load import BULK_SIZE, Calls, Download, Load, Upload, WrongResult
-from jetstreamproto.errors import SessionCut
+from jetstreamproto.cli.load import BULK_SIZE, Calls, Download, Events, Load, Upload, WrongResult
+from jetstreamproto.cli.pace import Pace
+from jetstreamproto.errors import JetStreamError, SessionCut
 from jetstreamproto.services.echo import DISCARD, ECHO, Discard, Echo
+from jetstreamproto.services.latency import LATENCY, Latency
 from jetstreamproto.services.source import SOURCE, Source
 from jetstreamproto.session.protocol import ChannelProtocol
 from jetstreamproto.testing import SessionPair
@@ -76,3 +78,60 @@ class LoadTests(unittest.TestCase):
                 pair.cut()
                 with self.assertRaises(SessionCut):
                     pair.run(load.finished)
+
+
+class Recorder(ChannelProtocol):
+    """Notes when each message comes, and ends when the client does."""
+
+    times: list[float]
+
+    def message_received(self, message: bytes) -> None:
+        self.times.append(self.channel.session.clock.seconds())
+
+
+class EventsTests(unittest.TestCase):
+    def open(
+        self, service: type[ChannelProtocol], count: int, rate: float, size: int = 200
+    ) -> tuple[SessionPair, Events]:
+        pair = SessionPair(services={LATENCY: service})
+        load = Events(pair.clock, Pace(rate, count), size)
+        pair.run(pair.client.open(LATENCY, load))
+        return pair, load
+
+    def test_every_event_is_timed(self) -> None:
+        for count in (1, 2, 100):
+            with self.subTest(count):
+                pair, load = self.open(Latency, count, 1000)
+                pair.advance(count / 1000)
+                self.assertGreater(pair.run(load.finished), 0)
+                self.assertEqual(len(load.latencies), count)
+                pair.run(pair.client.close())
+
+    def test_they_leave_at_a_steady_pace(self) -> None:
+        Recorder.times = []
+        pair, load = self.open(Recorder, 51, 100)
+        begun = pair.clock.seconds()
+        for _ in range(30):
+            pair.advance(0.017)
+        pair.run(load.finished)
+        self.assertEqual(len(Recorder.times), 51)
+        for number, time in enumerate(Recorder.times):
+            self.assertAlmostEqual(time - begun, number / 100, delta=0.002)
+
+    def test_wrong_answers_are_found(self) -> None:
+        for service, words in ((Liar, "more than"), (Mute, "too early")):
+            pair, load = self.open(service, 1000, 100)
+            pair.advance(0.1)
+            with self.subTest(service), self.assertRaises(JetStreamError) as raised:
+                pair.run(load.finished)
+            self.assertIn(words, str(raised.exception))
+            pair.run(pair.client.close())
+            self.assertEqual(pair.clock.getDelayedCalls(), [])
+
+    def test_a_broken_connection_stops_it(self) -> None:
+        pair, load = self.open(Latency, 1000, 100)
+        pair.advance(0.1)
+        pair.cut()
+        with self.assertRaises(SessionCut):
+            pair.run(load.finished)
+        self.assertEqual(pair.clock.getDelayedCalls(), [])

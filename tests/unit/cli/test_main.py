@@ -41,7 +41,14 @@ class UsageTests(unittest.TestCase):
             f"ping host --pin {'0' * 64} --ca {__file__}",
             f"ping host --key {__file__}",
             f"ping host --password-file {__file__}",
-            "ping host --transport udp",
+            "ping host --congestion bbr",
+            "ping host --transport tcp --fec off",
+            "ping host --mtu 1400",
+            "ping host --transport udp --congestion vegas",
+            "ping host --transport udp --fec 10",
+            "ping host --transport udp --fec 0+1",
+            "ping host --transport udp --mtu 1199",
+            "echo host --fec off",
             "ping host --transport quic",
             "ping host --transport carrier-pigeon",
             "echo host --json",
@@ -52,12 +59,31 @@ class UsageTests(unittest.TestCase):
             "bench host --mode rpc --direction up",
             "bench host --mode bulk --bytes none",
             "bench host --mode rpc --size 16MiB --concurrency 3",
+            "bench host --mode rpc --rate 5",
+            "bench host --mode bulk --size 5",
+            "bench host --mode events --calls 5",
+            "bench host --mode events --rate 0",
+            "bench host --mode events --size 7",
+            "bench host --mode events --size 65537",
+            "bench host --mode events --count 1000001",
+            "bench host --mode events --deadline 0",
             "identity host",
         ]:
             with self.subTest(line):
                 status, out, err = run(*line.split())
                 self.assertEqual((status, "--json" in line), (2, bool(out)))
                 self.assertIn("Error: ", err)
+
+    def test_what_is_wrong_is_said(self) -> None:
+        for line, words in {
+            "ping host --transport quic": "this version has tcp and udp, not quic yet",
+            "ping host --fec 10+2": "--fec goes with --transport udp",
+            "ping host --transport udp --fec x": "'x' is not off, adaptive or K+R",
+            "bench host --mode bulk --size 5": "--size goes with --mode rpc or events",
+            "bench host --mode rpc --count 5": "--count goes with --mode events",
+        }.items():
+            with self.subTest(line):
+                self.assertIn(words, run(*line.split())[2])
 
     def test_a_json_error_is_one_object(self) -> None:
         status, out, _ = run("ping", "host:0", "--json")

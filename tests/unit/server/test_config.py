@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from jetstreamproto.errors import ConfigurationError
+from jetstreamproto.reliability.settings import DatagramSettings
 from jetstreamproto.security.identity import Identity
 from jetstreamproto.security.trust import PinnedKeys
 from jetstreamproto.server.access import AllowRule
@@ -34,6 +35,7 @@ class ServerConfigTests(unittest.TestCase):
     def test_without_settings_it_serves_this_host(self) -> None:
         config = ServerConfig()
         self.assertEqual((config.port, config.interface), (9000, ("127.0.0.1",)))
+        self.assertEqual(config.transports, ("tcp", "udp"))
         self.assertIsNone(config.client_trust())
 
     def test_every_setting_has_a_kind_and_an_explanation(self) -> None:
@@ -60,6 +62,20 @@ class ServerConfigTests(unittest.TestCase):
         self.refuse("--clients", "--client-ca", clients=some, client_ca=some)
         self.refuse("--clients", "--allow-anonymous", clients=some, allow_anonymous=True)
         self.refuse("--heartbeat 50", "--idle-timeout 45", heartbeat=50.0)
+
+    def test_a_datagram_has_a_least_size(self) -> None:
+        self.refuse("--udp-mtu", "1199", udp_mtu=1199)
+        for mtu in (0, 1200, 65507):
+            self.assertEqual(ServerConfig(udp_mtu=mtu).datagram_settings().mtu, mtu)
+
+    def test_it_becomes_settings_of_datagrams(self) -> None:
+        self.assertEqual(ServerConfig().datagram_settings(), DatagramSettings())
+        settings = ServerConfig(
+            congestion="newreno", fec="5+1", heartbeat=1.0, idle_timeout=3.0, status_interval=2.5
+        ).datagram_settings()
+        self.assertEqual((settings.congestion, settings.fec), ("newreno", "5+1"))
+        self.assertEqual((settings.heartbeat, settings.idle_timeout), (1.0, 3.0))
+        self.assertEqual(settings.status_interval, 2.5)
 
     def test_it_becomes_settings_and_limits(self) -> None:
         config = ServerConfig(
@@ -130,8 +146,14 @@ class OptionTests(unittest.TestCase):
         for key, text, word in (
             ("port", "x", "--port"),
             ("max_half_open", "0", "--max-half-open"),
-            ("transports", "tcp,udp", "not in this version"),
+            ("transports", "tcp,quic", "--transports: this version has tcp and udp, not quic yet"),
             ("transports", "pigeon", "'pigeon' is not a transport"),
+            ("transports", "", "'' is not a transport"),
+            ("congestion", "reno", "--congestion: 'reno' is not one of bbr, cubic, newreno"),
+            ("fec", "10-2", "--fec: '10-2' is not off, adaptive or K+R"),
+            ("fec", "200+57", "--fec: '200+57' is a group of more than 256 packets"),
+            ("udp_mtu", "70000", "--udp-mtu"),
+            ("status_interval", "-1", "--status-interval"),
         ):
             with self.subTest(key), self.assertRaises(ConfigurationError) as caught:
                 read_options({key: text})
@@ -160,7 +182,11 @@ class FileTests(unittest.TestCase):
             """
             port = 9443
             interface = ["0.0.0.0", "::"]
-            transports = ["tcp"]
+            transports = ["udp", "tcp"]
+            congestion = "cubic"
+            fec = "10+2"
+            udp_mtu = 1400
+            status_interval = 0
             state_dir = "state"
             cert = "/etc/ssl/cert.pem"
             key = "key.pem"
@@ -191,6 +217,8 @@ class FileTests(unittest.TestCase):
         self.assertEqual(config.cert, Path("/etc/ssl/cert.pem"))
         self.assertEqual(config.auth, ("file:users",))
         self.assertEqual((config.max_message, config.idle_timeout), (1 << 20, 20.5))
+        self.assertEqual(config.transports, ("udp", "tcp"))
+        self.assertEqual((config.congestion, config.fec), ("cubic", "10+2"))
         self.assertEqual(
             config.allow,
             (
@@ -211,7 +239,10 @@ class FileTests(unittest.TestCase):
         self.refuse("allow_anonymous = 1", "allow_anonymous")
         self.refuse("cert = true", "cert")
         self.refuse("auth = 1", "auth")
-        self.refuse('transports = ["quic"]', "transports", "not in this version")
+        self.refuse('transports = ["quic"]', "transports", "not quic yet")
+        self.refuse("congestion = 1", "congestion", "not a word")
+        self.refuse('fec = "10+0"', "fec", "'10+0'")
+        self.refuse('udp_mtu = "1400"', "udp_mtu", "'1400'")
 
     def test_a_wrong_rule_is_counted(self) -> None:
         good = '[[allow]]\npeers = ["*"]\nservices = ["echo"]\n'

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import socket
+import sys
 from datetime import UTC, datetime
+from types import SimpleNamespace
+from unittest import mock
 
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import (
@@ -14,10 +17,13 @@ from twisted.logger import (
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from jetstreamproto.factory import JetStreamServerFactory
+from jetstreamproto.factory import Admitted, JetStreamServerFactory
 from jetstreamproto.protocol import TurnedAway
+from jetstreamproto.reliability.settings import DatagramSettings
 from jetstreamproto.security.identity import Identity
+from jetstreamproto.server.listeners import Listeners
 from jetstreamproto.server.service import JetStreamService
+from jetstreamproto.transports.link import Peer
 
 
 class Socket:
@@ -39,6 +45,14 @@ class Socket:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class DeafLink:
+    """A link that does nothing it is told."""
+
+    peer = Peer("192.0.2.1:9000")
+
+    def abort(self) -> None: ...
 
 
 def logged(publisher: LogPublisher, test: SynchronousTestCase) -> list[str]:
@@ -65,7 +79,7 @@ class JetStreamServiceTests(SynchronousTestCase):
         )
         self.service = JetStreamService(
             self.factory,
-            self.sockets,  # type: ignore[arg-type]
+            Listeners(self.sockets),  # type: ignore[arg-type]
             ["it listens", "it is well"],
             self.reactor,
         )
@@ -92,3 +106,33 @@ class JetStreamServiceTests(SynchronousTestCase):
     def test_what_was_never_started_can_be_stopped(self) -> None:
         self.successResultOf(self.service.stopService())
         self.assertTrue(all(listener.closed for listener in self.sockets))
+
+    def test_datagrams_come_until_the_last_session_has_ended(self) -> None:
+        made: list[Datagrams] = []
+
+        class Datagrams:
+            def __init__(self, *given: object) -> None:
+                self.given, self.stopped = given, False
+                made.append(self)
+
+            async def stop(self) -> None:
+                self.stopped = True
+
+        settings, bound = DatagramSettings(fec="off"), Socket()
+        listeners = Listeners(datagrams=[bound])  # type: ignore[list-item]
+        service = JetStreamService(self.factory, listeners, [], self.reactor, settings)
+        module = SimpleNamespace(DatagramListener=Datagrams)
+        with mock.patch.dict(sys.modules, {"jetstreamproto.server.datagrams": module}):  # type: ignore[dict-item]
+            service.startService()
+        (datagrams,) = made
+        self.assertEqual(datagrams.given, (self.reactor, bound, self.factory, settings))
+        admitted = self.factory.admit("127.0.0.1")
+        assert isinstance(admitted, Admitted)
+        admitted.session.start(DeafLink())  # type: ignore[arg-type]
+        stopped = service.stopService()
+        self.assertNoResult(stopped)
+        self.assertFalse(datagrams.stopped)
+        admitted.session.link_lost(None)
+        admitted.release()
+        self.successResultOf(stopped)
+        self.assertTrue(datagrams.stopped)
