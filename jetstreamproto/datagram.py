@@ -13,6 +13,7 @@ from twisted.internet.base import ReactorBase
 from twisted.internet.defer import Deferred
 from twisted.internet.error import DNSLookupError
 from twisted.internet.interfaces import (
+    IAddress,
     IDelayedCall,
     IListeningPort,
     IReactorTime,
@@ -57,6 +58,8 @@ class JetStreamDatagramProtocol(DatagramProtocol):
     With a server's `factory` it accepts sessions; `connect` makes them, and both may be done on
     one port. `settings` are for all of its sessions.
     """
+
+    noisy = False
 
     def __init__(
         self,
@@ -412,8 +415,8 @@ class _Addresses:
     def resolutionBegan(self, resolutionInProgress: object) -> None:
         """Nothing to do: it is never cancelled."""
 
-    def addressResolved(self, address: IPv4Address | IPv6Address) -> None:
-        if address.host not in self._found:
+    def addressResolved(self, address: IAddress) -> None:
+        if isinstance(address, IPv4Address | IPv6Address) and address.host not in self._found:
             self._found.append(address.host)
 
     def resolutionComplete(self) -> None:

@@ -65,5 +65,5 @@ class Acknowledger:
         window = self._window
         count = min(window.highest + 1 - self._floor, 8 * MAX_BITMAP, window.size)
         bitmap = window.recent(max(count, 1))
-        received_at = int(self._largest_at * 1e6)
-        return encode_ack(window.highest, received_at, int((now - self._largest_at) * 1e6), bitmap)
+        received_at, waited = self._largest_at, max(0.0, now - self._largest_at)
+        return encode_ack(window.highest, int(received_at * 1e6), int(waited * 1e6), bitmap)

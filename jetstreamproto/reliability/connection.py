@@ -12,28 +12,18 @@ from typing import NamedTuple
 from jetstreamproto.errors import JetStreamError, PeerSilent, ProtocolViolation, SessionCut
 from jetstreamproto.reliability import frames
 from jetstreamproto.reliability.acks import Acknowledger
-from jetstreamproto.reliability.congestion.base import AckSample, LossSample
-from jetstreamproto.reliability.congestion.choice import congestion_control
 from jetstreamproto.reliability.incoming import Incoming
-from jetstreamproto.reliability.mtu import MtuSearch
-from jetstreamproto.reliability.outgoing import Outgoing
-from jetstreamproto.reliability.pacing import Pacer
 from jetstreamproto.reliability.paths import Address, PathValidator
-from jetstreamproto.reliability.protection import Protection
-from jetstreamproto.reliability.rtt import RttEstimator
-from jetstreamproto.reliability.sent import AckOutcome, Control, Flight, FlightLog
+from jetstreamproto.reliability.protection import Restorer
+from jetstreamproto.reliability.sender import Sender
 from jetstreamproto.reliability.settings import DatagramSettings
-from jetstreamproto.reliability.streams import SendStream
 from jetstreamproto.security.datagrams import OVERHEAD, DatagramOpener, DatagramSealer
 from jetstreamproto.wire.packet import PacketParts
 
-_BURST_PACKETS = 10
-_MAX_PROBE_BACKOFF = 10
-_BLACK_HOLE_TIMEOUTS = 2
-_SKIP_EVERY = 256
-"""A packet number is left out about so often, for who acknowledges it has not received it."""
 _ABORTED = 0xFFFF
 _FULL_CONTENT = 15  # bytes of a STREAM frame's head
+_MOST_RESPONSES = 4
+_NOT_ELICITING = frozenset((frames.PADDING, frames.ACK, frames.FLOOR, frames.CLOSE))
 
 
 class Departure(NamedTuple):
@@ -45,7 +35,7 @@ class Departure(NamedTuple):
 
 
 class Connection:
-    """One connection that has its keys. `address` is the peer's."""
+    """One connection that has its keys. `address` is the peer's, `rtt` the handshake's."""
 
     def __init__(
         self,
@@ -60,50 +50,52 @@ class Connection:
         self.address = address
         self.peer_ended = False
         """The peer has sent everything, and its authenticated end."""
+        self.ending = False
+        """Nothing more is to be written."""
         self.closed = False
         self.failure: JetStreamError | None = None
         self.settings = settings
-        self.rtt = RttEstimator(settings.max_ack_delay)
-        if rtt is not None:
-            self.rtt.sample(rtt, 0.0)
-        self.mtu = MtuSearch(settings.max_mtu, settings.mtu)
-        self.congestion = congestion_control(settings.congestion, self.mtu.size)
-        self.log = FlightLog(self)
-        self.protection = Protection(settings.fec)
-        self.outgoing = Outgoing(sealer, self.protection)
         self.incoming = Incoming(settings.receive_window)
+        self.restorer = Restorer()
         self.packets_received = 0
         self.rebindings = 0
+        self._acks = Acknowledger(opener.window, settings.max_ack_delay)
+        self.sender = Sender(sealer, settings, self._acks, self.restorer, random_bytes, now)
+        if rtt is not None:
+            self.sender.rtt.sample(rtt, 0.0)
+        self.write = self.sender.outgoing.write
+        self.write_message = self.sender.outgoing.write_message
+        self.set_deadline = self.sender.protector.channel_opened
         self._sealer = sealer
         self._opener = opener
-        self._random_bytes = random_bytes
-        self._acks = Acknowledger(opener.window, settings.max_ack_delay)
-        self._pacer = Pacer(settings.tick, _BURST_PACKETS * self.mtu.size)
         self._paths = PathValidator(random_bytes)
         self._responses: list[tuple[bytes, Address]] = []  # to path challenges
-        self._heard_at = self._sent_at = now
-        self._probe_count = 0  # probe timeouts in a row
-        self._probes = 0  # packets that may leave whatever the window says
-        self._send_at: float | None = None  # when pacing lets the next packet go
-        self._app_limited_until = 0
-        self._floor_sent = 0
-        self._skipped = -1
-        self._skip_at = _SKIP_EVERY + random_bytes(1)[0]
-        self._mtu_bytes_lost = 0
-        self._ending = False
-        self._end_sent = False
-        self._end_acked = False
+        self._heard_at = now
         self._close_frame: bytes | None = None
         self._close_due = False
-        self._round_end = 0
-        self._round_lost = 0
 
     # --- for the link -------------------------------------------------------------------
 
+    @property
+    def room(self) -> bool:
+        """Whether more packets are wanted."""
+        return not self.ending and not self.closed and self.sender.room
+
+    @property
+    def forged(self) -> int:
+        """Packets that did not open."""
+        return self._opener.forged
+
+    def end_channel(self, channel: int) -> None:
+        """Nothing more will be written for `channel`."""
+        self.sender.outgoing.end_stream(channel)
+        self.sender.protector.channel_ended(channel)
+        self.incoming.leave(channel)
+
     def end(self) -> None:
         """Send everything, then the authenticated end."""
-        self._ending = True
-        self._end_if_empty()
+        self.ending = True
+        self.sender.end()
 
     def fail(self, failure: JetStreamError | None, code: int, text: str) -> None:
         """Close at once; the peer is told `code` and `text`."""
@@ -116,26 +108,14 @@ class Connection:
         """Drop the connection; the peer learns that it was cut."""
         self.fail(SessionCut("this side dropped the connection"), _ABORTED, "")
 
-    @property
-    def room(self) -> bool:
-        """Whether more packets are wanted: those written should be sent before long."""
-        return self.outgoing.unsent < self._low_water and self._under_way < self.send_window
+    def mtu_reported(self, mtu: int) -> None:
+        """The system or a router says that IP packets may have `mtu` bytes; 0 if it cannot say."""
+        header = 8 + (40 if ":" in self.address[0] else 20)
+        self.sender.mtu_reported(max(mtu - header, 1) if mtu else 0)
 
-    @property
-    def send_window(self) -> int:
-        return self.settings.send_window
-
-    @property
-    def _under_way(self) -> int:
-        return self.log.in_flight + self.outgoing.unsent
-
-    @property
-    def _low_water(self) -> int:
-        """What is sent in about two ticks more, so that urgent packets do not wait for long."""
-        rate = self.congestion.pacing_rate
-        if rate == float("inf"):
-            return 1 << 18
-        return int(min(max(1 << 17, rate * 0.01), 1 << 22))
+    def take_packets(self) -> list[PacketParts]:
+        """The session's packets that have become whole."""
+        return self.incoming.take()
 
     # --- receiving ----------------------------------------------------------------------
 
@@ -172,7 +152,7 @@ class Connection:
             self._paths.heard(address, end, now)
         if eliciting and not newest:
             gap = True
-        self._acks.received(now, eliciting, gap, self.rtt.smoothed)
+        self._acks.received(now, eliciting, gap, self.sender.rtt.smoothed)
         return True
 
     def _packet_received(self, plaintext: bytes, address: Address, now: float) -> bool:
@@ -196,26 +176,27 @@ class Connection:
         if isinstance(content, frames.Piece):
             self._piece_received(content)
         elif isinstance(content, frames.Ack):
-            self._ack_received(content, now)
+            self.sender.ack_received(content, now)
+            self._finish_if_done()
         elif kind == frames.FLOOR:
             assert isinstance(content, int)
             self._acks.floor_received(content)
         elif kind == frames.WINDOW:
             assert isinstance(content, int)
-            self.outgoing.limit_received(content)
+            self.sender.outgoing.limit_received(content)
         elif kind == frames.SOURCE:
             assert isinstance(content, tuple)
-            self._recover(self.protection.source_received(*content))
+            self._recover(self.restorer.source_received(*content))
         elif isinstance(content, frames.Repair):
-            self._recover(self.protection.repair_received(content))
+            self._recover(self.restorer.repair_received(content))
         elif kind == frames.RECOVERED:
             assert isinstance(content, tuple)
-            self._recovered_received(*content)
+            self.sender.recovered_received(*content)
         elif isinstance(content, frames.Skip):
             self.incoming.skip_received(content)
         elif kind == frames.PATH_CHALLENGE:
             assert isinstance(content, bytes)
-            self._responses = [*self._responses[-3:], (content, address)]
+            self._responses = [*self._responses[1 - _MOST_RESPONSES :], (content, address)]
         elif kind == frames.PATH_RESPONSE:
             assert isinstance(content, bytes)
             self._path_answered(content)
@@ -240,247 +221,51 @@ class Connection:
                 else:
                     raise ProtocolViolation("a repaired packet carries more than streams")
 
-    def take_packets(self) -> list[PacketParts]:
-        """The session's packets that have become whole."""
-        return self.incoming.take()
+    # --- time ---------------------------------------------------------------------------
 
-    # --- acknowledgements ---------------------------------------------------------------
+    def next_timeout(self) -> float | None:
+        """When `handle_timeout` is to be called; None once the connection is closed."""
+        if self.closed:
+            return None
+        when = min(self._heard_at + self.settings.idle_timeout, self._keepalive_at)
+        for other in (self._acks.due_at, self._paths.due_at, self.sender.next_timeout()):
+            if other is not None and other < when:
+                when = other
+        return when
 
-    def _ack_received(self, ack: frames.Ack, now: float) -> None:
-        if ack.largest >= self._sealer.number:
-            raise ProtocolViolation("the peer acknowledges packets that were never sent")
-        skipped = ack.largest - self._skipped
-        if self._skipped >= 0 and skipped >= 0 and ack.bitmap >> skipped & 1:
-            raise ProtocolViolation("the peer acknowledges packets without receiving them")
-        log = self.log
-        outcome = log.acknowledge(ack.largest, ack.bitmap, ack.received_at, now)
-        self._sealer.acknowledged(ack.largest)
-        newest = outcome.newest
-        if newest is None:
+    def handle_timeout(self, now: float) -> None:
+        """Act on what has become due by `now`; packets may have to be sent afterwards."""
+        if self.closed:
             return
-        self._probe_count = 0
-        rtt = None
-        if outcome.newest_number == ack.largest:
-            rtt = now - newest.sent_at
-            self.rtt.sample(rtt, ack.delay / 1e6)
-        lost = self._detect_losses(now)
-        self.congestion.acked(self._sample(outcome, newest, lost, rtt, now))
-        log.forget_late(now - 2 * self.rtt.smoothed)
-        self._measure_round(now)
-        if self._ending:
-            self._end_if_empty()
-        if newest.size >= self.mtu.size:
-            self.mtu.full_packet_acked()
-
-    def _sample(
-        self, outcome: AckOutcome, newest: Flight, lost: int, rtt: float | None, now: float
-    ) -> AckSample:
-        log = self.log
-        return AckSample(
-            now,
-            outcome.acked,
-            lost,
-            log.in_flight,
-            log.delivered,
-            newest.delivered,
-            log.delivery_rate(newest, now, self.rtt.least),
-            newest.app_limited,
-            rtt,
-            self.rtt.smoothed,
-            outcome.train_rate,
-        )
-
-    def _detect_losses(self, now: float) -> int:
-        log = self.log
-        before = log.packets_lost
-        lost, sent_at = log.detect_losses(now, self.rtt.loss_delay)
-        return self._losses(lost, sent_at, log.packets_lost - before, now) if lost else 0
-
-    def _losses(self, lost: int, sent_at: float, packets: int, now: float) -> int:
-        """Tell who has to know; the bytes that are congestion control's business."""
-        lost -= self._mtu_bytes_lost
-        self._mtu_bytes_lost = 0
-        if lost <= 0:
-            return 0
-        self._round_lost += packets
-        if lost >= self.mtu.size and self.mtu.full_packets_lost(lost // self.mtu.size):
-            self._mtu_changed()
-        self.congestion.lost(LossSample(now, lost, self.log.in_flight, sent_at))
-        return lost
-
-    def _measure_round(self, now: float) -> None:
-        """Once a round trip, FEC learns what the path has lost."""
-        log = self.log
-        if log.largest_acked < self._round_end:
+        idle_timeout = self.settings.idle_timeout
+        if now >= self._heard_at + idle_timeout:
+            self.fail(PeerSilent(f"no sign of the peer for {idle_timeout:g} s"), _ABORTED, "")
             return
-        sent = self._sealer.number - self._round_end
-        self._round_end = self._sealer.number
-        lost, self._round_lost = self._round_lost, 0
-        self.protection.round_ended(sent, lost, self.rtt, now)
+        if now >= self._keepalive_at:
+            self.sender.outgoing.put_control(frames.PING)
+            self.sender.sent_at = now
+        self.sender.handle_timeout(now)
 
-    def _recovered_received(self, newest: int, bitmap: int) -> None:
-        for symbol, number in reversed(self.outgoing.symbols):
-            behind = newest - symbol
-            if behind >= bitmap.bit_length():
-                break
-            if behind >= 0 and bitmap >> behind & 1 and self.log.recovered(number):
-                self.protection.repaired += 1
-        if self._ending:
-            self._end_if_empty()
-
-    # --- what became of frames (`sent.Outcome`) -------------------------------------------
-
-    def control_acked(self, control: Control) -> None:
-        kind, value = control
-        if kind == frames.END:
-            self._end_acked = True
-            self._finish_if_done()
-        elif kind == frames.PADDING:
-            assert isinstance(value, int)
-            self.mtu.probe_acked(value)
-            self._mtu_changed()
-
-    def control_lost(self, control: Control) -> None:
-        kind, value = control
-        if kind == frames.PADDING:
-            assert isinstance(value, int)
-            self._mtu_bytes_lost += value
-            self.mtu.probe_lost(value)
-        else:
-            self.outgoing.control_lost(control)
-
-    def stream_acked(self, stream: SendStream) -> None:
-        self.outgoing.stream_acked(stream)
-
-    def stream_lost(self, stream: SendStream) -> None:
-        self.outgoing.stream_lost(stream)
+    @property
+    def _keepalive_at(self) -> float:
+        return max(self._heard_at, self.sender.sent_at) + self.settings.heartbeat
 
     # --- sending ------------------------------------------------------------------------
 
     def next_datagrams(self, out: memoryview, now: float) -> Departure | None:
         """Write the next datagrams into `out`; None when there is nothing to send now."""
-        self._send_at = None
         if self.closed:
-            return self._closing_datagram(out)
+            return self._closing_datagram(out, now)
         if self._responses or self._paths.due_at is not None:
             departure = self._path_datagram(out, now)
             if departure is not None:
                 return departure
-        self._announce_window()
-        departure = self._data_datagrams(out, now)
-        if departure is not None:
-            return departure
-        if self._acks.due_at is not None and self._acks.due_at <= now:
-            return self._single(out, self._acks.take(now) + self.protection.feedback(), now)
-        return self._mtu_probe(out, now)
-
-    def _data_datagrams(self, out: memoryview, now: float) -> Departure | None:
-        outgoing, size = self.outgoing, self.mtu.size
-        if not outgoing.has_data:
-            if self.log.in_flight < self.congestion.window:
-                self._app_limited_until = self.log.delivered + self.log.in_flight + 1
-            self._probe_ping()
-            if not outgoing.has_data:
-                return None
-        budget = self._budget(now, size)
-        if budget <= 0:
-            return None
-        prefix = self._prefix(now)
-        self._skip_numbers()
-        flight, end = outgoing.build(out, size, budget, now, prefix)
-        if flight is None:
-            return self._single(out, prefix, now) if prefix else None
-        limited = self._app_limited_until > self.log.delivered
-        flight.train = self.congestion.pacing_rate == float("inf")
-        self.log.add(flight, end, now, app_limited=limited)
-        self.congestion.sent(now, end, self.log.in_flight)
-        self._pacer.spent(end)
-        self._probes = max(0, self._probes - flight.count)
-        self._sent_at = now
-        return Departure(end, flight.size, self.address)
-
-    def _budget(self, now: float, size: int) -> float:
-        """How many bytes may leave now; sets when to try again if it is pacing that forbids."""
-        if self._probes:
-            return float(self._probes * size)
-        congestion = self.congestion
-        need = min(size, self.outgoing.unsent + OVERHEAD) if not self.outgoing.resending else size
-        window = min(congestion.window, self.settings.send_window) - self.log.in_flight
-        if window < need and self.log.in_flight:
-            return 0.0
-        allowance = self._pacer.allowance(now, congestion.pacing_rate)
-        if allowance < need:
-            self._send_at = now + self._pacer.delay(congestion.pacing_rate)
-            return 0.0
-        return max(1.0, min(float(window), allowance))
-
-    def _prefix(self, now: float) -> bytes:
-        """Frames that go with whatever is sent, and are not sent again."""
-        prefix = b""
-        if self._acks.due_at is not None:
-            prefix = self._acks.take(now) + self.protection.feedback()
-        floor = self.log.floor
-        floor = self._sealer.number if floor is None else floor
-        if floor > self._floor_sent:
-            self._floor_sent = floor
-            prefix += frames.encode_control(frames.FLOOR, floor)
-        return prefix
-
-    def _probe_ping(self) -> None:
-        """A probe is due and there is no data for it."""
-        if self._probes:
-            self.outgoing.put_control(frames.PING)
-
-    def _announce_window(self) -> None:
         incoming = self.incoming
         if incoming.window_due:
             incoming.window_due = False
-            self.outgoing.window = incoming.granted
-            self.outgoing.put_control(frames.WINDOW)
-
-    def _skip_numbers(self) -> None:
-        sealer = self._sealer
-        if sealer.number >= self._skip_at:
-            self._skipped = sealer.number
-            sealer.number += 1
-            self._skip_at = sealer.number + _SKIP_EVERY * (1 + self._random_bytes(1)[0])
-
-    def _single(self, out: memoryview, plaintext: bytes, now: float) -> Departure:
-        """One packet that wants no acknowledgement."""
-        end = self._sealer.seal(plaintext, out, 0)
-        return Departure(end, end, self.address)
-
-    def _mtu_probe(self, out: memoryview, now: float) -> Departure | None:
-        if not self.rtt.known or self._ending or self.log.in_flight > self.congestion.window:
-            return None
-        size = self.mtu.next_probe(now)
-        if size is None or size > len(out):
-            return None
-        flight = Flight(self._sealer.number, now)
-        plaintext = bytes((frames.PING,)).ljust(size - OVERHEAD, b"\0")
-        end = self._sealer.seal(plaintext, out, 0)
-        flight.count, flight.last = 1, flight.first
-        flight.size = flight.last_size = end
-        flight.controls.append((0, (frames.PADDING, size)))
-        self.log.add(flight, end, now, app_limited=True)
-        self._sent_at = now
-        return Departure(end, end, self.address)
-
-    def _mtu_changed(self) -> None:
-        size = self.mtu.size
-        self.congestion.max_datagram = size
-        self._pacer.least_burst = max(_BURST_PACKETS * min(size, 1472), size)
-
-    def mtu_reported(self, mtu: int) -> None:
-        """The system or a router says that IP packets may have `mtu` bytes; 0 if it cannot say."""
-        ip_header = 40 if ":" in self.address[0] else 20
-        self.mtu.too_big(mtu - ip_header - 8 + 1 if mtu else self.mtu.size + 1)
-        self._mtu_changed()
-
-    @property
-    def forged(self) -> int:
-        """Packets that did not open."""
-        return self._opener.forged
+            self.sender.outgoing.announce_window(incoming.granted)
+        sealed = self.sender.next_datagrams(out, now)
+        return None if sealed is None else Departure(*sealed, self.address)
 
     # --- paths --------------------------------------------------------------------------
 
@@ -490,7 +275,7 @@ class Connection:
             plaintext = frames.encode_control(frames.PATH_RESPONSE, data)
             end = self._sealer.seal(plaintext, out, 0)
             return Departure(end, end, address)
-        challenge = self._paths.challenge(now, self.rtt.probe_timeout)
+        challenge = self._paths.challenge(now, self.sender.rtt.probe_timeout)
         candidate = self._paths.candidate
         if challenge is None or candidate is None:
             return None
@@ -507,85 +292,12 @@ class Connection:
         self.address = address
         self.rebindings += 1
         if moved:  # a new network; another port only means that a NAT forgot us
-            self.rtt = RttEstimator(self.settings.max_ack_delay)
-            self.mtu.reset()
-            self.congestion = congestion_control(self.settings.congestion, self.mtu.size)
-            self._mtu_changed()
-
-    # --- time ---------------------------------------------------------------------------
-
-    def next_timeout(self) -> float | None:
-        """When `handle_timeout` is to be called; None once the connection is closed."""
-        if self.closed:
-            return None
-        times = [self._heard_at + self.settings.idle_timeout, self._keepalive_at]
-        if self.log.in_flight:
-            times.append(self._recovery_time())
-        for when in (
-            self._acks.due_at,
-            self._send_at,
-            self._paths.due_at,
-            self.outgoing.next_expiry,
-            self.protection.due_at,
-        ):
-            if when is not None:
-                times.append(when)
-        return min(times)
-
-    def handle_timeout(self, now: float) -> None:
-        """Act on what has become due by `now`; packets may have to be sent afterwards."""
-        if self.closed:
-            return
-        if now >= self._heard_at + self.settings.idle_timeout:
-            seconds = self.settings.idle_timeout
-            self.fail(PeerSilent(f"no sign of the peer for {seconds:g} s"), _ABORTED, "")
-            return
-        if now >= self._keepalive_at:
-            self.outgoing.put_control(frames.PING)
-            self._sent_at = now
-        if self.log.in_flight and now >= self._recovery_time():
-            self._recover_losses(now)
-        self.outgoing.expire(now)
-        if self.protection.due_at is not None and now >= self.protection.due_at:
-            self.outgoing.take_repairs(now)
-        if self._ending:
-            self._end_if_empty()
-
-    @property
-    def _keepalive_at(self) -> float:
-        return max(self._heard_at, self._sent_at) + self.settings.heartbeat
-
-    def _recovery_time(self) -> float:
-        """When something has to be done about packets that are not acknowledged."""
-        loss_time = self.log.loss_time(self.rtt.loss_delay)
-        if loss_time is not None:
-            return loss_time
-        newest = self.log.newest
-        sent_at = newest.sent_at if newest is not None else self._sent_at
-        backoff = 1 << min(self._probe_count, _MAX_PROBE_BACKOFF)
-        return sent_at + self.rtt.probe_timeout * backoff
-
-    def _recover_losses(self, now: float) -> None:
-        if self.log.loss_time(self.rtt.loss_delay) is not None:
-            self._detect_losses(now)
-            return
-        self._probe_count += 1
-        if self._probe_count == _BLACK_HOLE_TIMEOUTS and self.mtu.full_packets_lost(1 << 10):
-            self._mtu_changed()
-        if self._probe_count == 3:
-            self.congestion.collapsed(now)
-        self._probes = 2
-        self.log.probe(2)
+            self.sender.path_changed()
 
     # --- ends ---------------------------------------------------------------------------
 
-    def _end_if_empty(self) -> None:
-        if not self._end_sent and self.outgoing.empty:
-            self._end_sent = True
-            self.outgoing.put_control(frames.END)
-
     def _finish_if_done(self) -> None:
-        if self._end_acked and self.peer_ended:
+        if self.sender.end_acked and self.peer_ended:
             self._close(None)
 
     def _closed_by_peer(self, close: frames.Close) -> None:
@@ -600,15 +312,13 @@ class Connection:
             self.closed = True
             self.failure = failure
 
-    def _closing_datagram(self, out: memoryview) -> Departure | None:
+    def _closing_datagram(self, out: memoryview, now: float) -> Departure | None:
         if self._close_due and self._close_frame is not None:
             self._close_due = False
-            end = self._sealer.seal(self._close_frame, out, 0)
-            return Departure(end, end, self.address)
-        if self.failure is None and self._acks.due_at is not None:  # the peer's end, once more
-            end = self._sealer.seal(self._acks.take(self._acks.due_at), out, 0)
-            return Departure(end, end, self.address)
-        return None
-
-
-_NOT_ELICITING = frozenset((frames.PADDING, frames.ACK, frames.FLOOR, frames.CLOSE))
+            plaintext = self._close_frame
+        elif self.failure is None and self._acks.due_at is not None:  # the peer's end, once more
+            plaintext = self._acks.take(now)
+        else:
+            return None
+        end = self._sealer.seal(plaintext, out, 0)
+        return Departure(end, end, self.address)

@@ -23,7 +23,7 @@ from jetstreamproto.reliability.frames import (
     Skip,
     encode_control,
 )
-from jetstreamproto.reliability.protection import Protection
+from jetstreamproto.reliability.protection import Protector
 from jetstreamproto.reliability.sent import Control, Flight
 from jetstreamproto.reliability.streams import ORDERED, SendStream
 from jetstreamproto.security.datagrams import OVERHEAD, DatagramSealer
@@ -44,8 +44,10 @@ class Outgoing:
 
     __slots__ = (
         "_controls",
+        "_ending",
         "_fec",
         "_limit",
+        "_messages",
         "_ready",
         "_repairs",
         "_retry",
@@ -53,14 +55,13 @@ class Outgoing:
         "_sent_total",
         "_streams",
         "_timed",
+        "_window",
         "repair_bytes",
         "resent_bytes",
-        "symbols",
         "unsent",
-        "window",
     )
 
-    def __init__(self, sealer: DatagramSealer, fec: Protection) -> None:
+    def __init__(self, sealer: DatagramSealer, fec: Protector) -> None:
         self._sealer = sealer
         self._fec = fec
         self._streams: dict[tuple[int, int], SendStream] = {}
@@ -71,19 +72,23 @@ class Outgoing:
         self._timed: deque[SendStream] = deque()  # messages that expire
         self._limit = _FIRST_LIMIT
         self._sent_total = 0
-        self.window = 0  # what the peer may send us, for WINDOW frames
+        self._window = 0  # what the peer may send us, for WINDOW frames
+        self._messages: dict[int, int] = {}  # by channel, those that are on their way
+        self._ending: set[int] = set()  # channels whose streams end when those have come
         self.unsent = 0  # bytes written and never sent
         self.resent_bytes = 0
         self.repair_bytes = 0
-        self.symbols: deque[tuple[int, int]] = deque(maxlen=1024)  # FEC symbol, its packet
 
     # --- from the link ------------------------------------------------------------------
 
-    def write(self, channel: int, head: bytes, payload: bytes | memoryview) -> None:
-        """A packet for the ordered stream of `channel`."""
+    def write(
+        self, channel: int, head: bytes, payload: bytes | memoryview, protected: bool
+    ) -> None:
+        """A packet for the ordered stream of `channel`; `protected`: FEC may be used for it."""
         stream = self._streams.get((channel, ORDERED))
         if stream is None:
             stream = self._streams[channel, ORDERED] = SendStream(channel)
+        stream.protected = protected
         if len(payload) <= _SMALL:
             stream.write(head + payload if payload else head)
         else:
@@ -101,22 +106,35 @@ class Outgoing:
         stream.fin = True
         stream.protected = protected
         self._streams[channel, number] = stream
+        self._messages[channel] = self._messages.get(channel, 0) + 1
         self.unsent += len(packet)
         self._schedule(stream)
         if expires_at is not None:
             self._timed.append(stream)
 
     def end_stream(self, channel: int) -> None:
-        """Nothing more will be written for `channel`."""
+        """Nothing more will be written for `channel`.
+
+        Its stream ends once the peer has all of its messages: what comes later is not expected.
+        """
         stream = self._streams.get((channel, ORDERED))
-        if stream is None:  # everything it had is acknowledged
+        if stream is None:
             return
-        stream.fin = True
-        self._schedule(stream)
+        if channel in self._messages:
+            self._ending.add(channel)
+        else:
+            stream.fin = True
+            self._schedule(stream)
 
     def put_control(self, kind: int, value: object = None) -> None:
         """Send a frame, and again until it is acknowledged."""
         self._controls.append((kind, value))
+
+    def announce_window(self, limit: int) -> None:
+        """The peer may send `limit` bytes of streams in all."""
+        self._window = limit
+        if (WINDOW, None) not in self._controls:
+            self._controls.append((WINDOW, None))
 
     def limit_received(self, limit: int) -> None:
         """The peer takes `limit` bytes of streams in all."""
@@ -138,9 +156,9 @@ class Outgoing:
         return bool(self._retry or self._controls or self._repairs)
 
     @property
-    def empty(self) -> bool:
-        """Whether everything written is acknowledged."""
-        return not self._streams and not self._controls
+    def idle(self) -> bool:
+        """Whether nothing waits to be sent, not even for the peer's window."""
+        return not (self._ready or self._retry or self._controls or self._repairs)
 
     @property
     def next_expiry(self) -> float | None:
@@ -170,7 +188,10 @@ class Outgoing:
     # --- what became of what was sent ---------------------------------------------------
 
     def control_acked(self, control: Control) -> None:
-        """Nothing is left to do for it."""
+        kind, value = control
+        if kind == SKIP:
+            assert isinstance(value, Skip)
+            self._message_settled(value.channel)
 
     def control_lost(self, control: Control) -> None:
         kind, _ = control
@@ -179,7 +200,20 @@ class Outgoing:
 
     def stream_acked(self, stream: SendStream) -> None:
         if stream.fin_acked and stream.done:
-            self._streams.pop((stream.channel, stream.number), None)
+            known = self._streams.pop((stream.channel, stream.number), None)
+            if known is not None and stream.number >= 0:
+                self._message_settled(stream.channel)
+
+    def _message_settled(self, channel: int) -> None:
+        """A message of `channel` has come, or the peer knows that it will not."""
+        left = self._messages[channel] - 1
+        if left:
+            self._messages[channel] = left
+            return
+        del self._messages[channel]
+        if channel in self._ending:
+            self._ending.discard(channel)
+            self.end_stream(channel)
 
     def stream_lost(self, stream: SendStream) -> None:
         if (stream.channel, stream.number) in self._streams:
@@ -285,8 +319,11 @@ class Outgoing:
         self, flight: Flight, capacity: int, prefix: bytes, now: float
     ) -> bytes | None:
         """The plaintext of one packet, with what it carries noted in `flight`."""
-        if self._repairs and len(prefix) + len(self._repairs[0]) <= capacity:
-            repair = self._repairs.popleft()
+        repairs = self._repairs
+        while repairs and len(repairs[0]) > capacity:  # the path has become narrower
+            repairs.popleft()
+        if repairs and len(prefix) + len(repairs[0]) <= capacity:
+            repair = repairs.popleft()
             self.repair_bytes += len(repair) + OVERHEAD
             return prefix + repair
         pieces: list[bytes | memoryview] = [prefix] if prefix else []
@@ -299,7 +336,7 @@ class Outgoing:
             pieces.append(frame)
             room -= len(frame)
         mark = len(pieces)
-        protect = self._protects_next()
+        protect = self._protects_next(now)
         if protect:
             room -= SOURCE_HEAD.size
         room = self._fill(flight, pieces, room)
@@ -310,12 +347,11 @@ class Outgoing:
         return b"".join(pieces)
 
     def _protected(self, pieces: list[bytes | memoryview], mark: int, now: float) -> bytes:
-        symbol = self._fec.next_number
-        self.symbols.append((symbol, self._sealer.number))
-        pieces.insert(mark, SOURCE_HEAD.pack(SOURCE, symbol))
+        fec = self._fec
+        pieces.insert(mark, SOURCE_HEAD.pack(SOURCE, fec.next_symbol))
         plaintext = b"".join(pieces)
         start = sum(map(len, pieces[: mark + 1]))
-        self._fec.add(memoryview(plaintext)[start:], now)
+        fec.add(memoryview(plaintext)[start:], self._sealer.number, now)
         self.take_repairs(now)
         return plaintext
 
@@ -323,17 +359,16 @@ class Outgoing:
         """Queue the repair packets that are due."""
         self._repairs += self._fec.take_repairs(now)
 
-    def _protects_next(self) -> bool:
-        if self._fec.protects_all:
-            return True
-        for queue in (self._retry, self._ready):
-            if queue:
-                return queue[0].protected and self._fec.active
-        return False
+    def _protects_next(self, now: float) -> bool:
+        protected = self._fec.protects_all
+        if not protected:
+            queue = self._retry or self._ready
+            protected = bool(queue) and queue[0].protected
+        return protected and self._fec.protects(now)
 
     def _encode(self, control: Control) -> bytes:
         kind, value = control
-        return encode_control(kind, self.window if kind == WINDOW else value)
+        return encode_control(kind, self._window if kind == WINDOW else value)
 
     def _fill(self, flight: Flight, pieces: list[bytes | memoryview], room: int) -> int:
         """Add pieces of streams, first what was lost; the room that is left."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 _TICKS = 2
 """Ticks' worth of bytes that may leave together after a pause."""
+_LEAST_RATE = 1000.0
 
 
 class Pacer:
@@ -21,6 +22,7 @@ class Pacer:
         """How much may be sent now; less than nothing while a burst is being paid off."""
         if rate == float("inf"):
             return rate
+        rate = max(rate, _LEAST_RATE)
         most = max(self.least_burst, _TICKS * self.tick * rate)
         self._credit = min(self._credit + (now - self._filled_at) * rate, most)
         self._filled_at = now
@@ -30,9 +32,11 @@ class Pacer:
         """`size` bytes were sent."""
         self._credit -= size
 
-    def delay(self, rate: float) -> float:
-        """Seconds from the last `allowance` until it is worth sending again: a tick or more."""
-        if rate == float("inf"):
-            return 0.0
-        goal = min(float(self.least_burst), max(1.0, self.tick * rate))
-        return max(self.tick, (goal - self._credit) / rate) if self._credit < goal else 0.0
+    def delay(self, rate: float, need: int) -> float:
+        """Seconds from the last `allowance` until it is worth sending again, a tick or more.
+
+        `need` bytes, `least_burst` at most, are then allowed.
+        """
+        rate = max(rate, _LEAST_RATE)
+        goal = max(need, min(self.least_burst, self.tick * rate))
+        return max(self.tick, (goal - self._credit) / rate)

@@ -33,7 +33,7 @@ Control = tuple[int, object]
 
 
 class Outcome(Protocol):
-    """Who wants to know what became of the control frames."""
+    """Who wants to know what became of what was sent."""
 
     def control_acked(self, control: Control) -> None: ...
 
@@ -42,6 +42,10 @@ class Outcome(Protocol):
     def stream_acked(self, stream: SendStream) -> None: ...
 
     def stream_lost(self, stream: SendStream) -> None: ...
+
+    def mtu_probe_acked(self, size: int) -> None: ...
+
+    def mtu_probe_lost(self, size: int) -> None: ...
 
 
 class Flight:
@@ -59,7 +63,9 @@ class Flight:
         "last",
         "last_size",
         "lost",
+        "mtu_probe",
         "peer_time",
+        "repairable",
         "runs",
         "sent_at",
         "settled",
@@ -77,6 +83,8 @@ class Flight:
         self.settled = 0  # acknowledged or lost
         self.lost = 0
         self.done = 0  # what they carried has come, whether they have or not
+        self.mtu_probe = 0  # its size, if it is one: it carries nothing, and may be lost
+        self.repairable = 0  # how many lost packets FEC may be given time to restore
         self.runs: list[Run] = []
         self.controls: list[tuple[int, Control]] = []
         self.app_limited = False
@@ -131,6 +139,7 @@ class FlightLog:
     __slots__ = (
         "_flights",
         "_heard",
+        "_held",
         "_largest_bitmap",
         "_late",
         "_outcome",
@@ -138,6 +147,7 @@ class FlightLog:
         "delivered",
         "delivered_at",
         "first_sent_at",
+        "hold",
         "in_flight",
         "largest_acked",
         "packet_threshold",
@@ -153,6 +163,9 @@ class FlightLog:
         self._largest_bitmap = 0  # of the last acknowledgement, from `largest_acked` down
         self._heard = False
         self._train_mark: tuple[int, int] | None = None
+        self._held: deque[tuple[float, Flight, int]] = deque()
+        self.hold = 0.0
+        """Seconds from sending after which FEC should have restored what was lost."""
         self.largest_acked = -1
         self.in_flight = 0
         self.packet_threshold = PACKET_THRESHOLD
@@ -235,7 +248,10 @@ class FlightLog:
         number = flight.last - ((new & -new).bit_length() - 1)
         if number > result.newest_number:
             result.newest, result.newest_number = flight, number
-        self._content_arrived(flight, new & ~flight.done)
+        if flight.mtu_probe:
+            self._outcome.mtu_probe_acked(flight.mtu_probe)
+        else:
+            self._content_arrived(flight, new & ~flight.done)
 
     def _content_arrived(self, flight: Flight, mask: int) -> None:
         outcome = self._outcome
@@ -307,7 +323,10 @@ class FlightLog:
     # --- losses -----------------------------------------------------------------------
 
     def detect_losses(self, now: float, loss_delay: float) -> tuple[int, float]:
-        """Give up what later acknowledgements or time show to be lost: bytes, newest sent at."""
+        """Give up what later acknowledgements or time show to be lost.
+
+        How many bytes, and when the newest of them were sent; MTU probes do not count.
+        """
         if self.largest_acked < 0:
             return 0, 0.0
         below = self.largest_acked - self.packet_threshold
@@ -315,7 +334,7 @@ class FlightLog:
         for flight in self._flights:
             if flight.first > self.largest_acked:
                 break
-            if flight.sent_at <= now - loss_delay:
+            if flight.sent_at + loss_delay <= now:
                 mask = _from(flight, self.largest_acked)
             elif flight.first <= below:
                 mask = _from(flight, below)
@@ -323,23 +342,33 @@ class FlightLog:
                 break
             mask &= ~flight.settled
             if mask:
-                lost_bytes += self._give_up(flight, mask)
-                newest = flight.sent_at
+                size = self._give_up(flight, mask)
+                if size:
+                    lost_bytes += size
+                    newest = flight.sent_at
         self._drop_settled()
         return lost_bytes, newest
 
     def loss_time(self, loss_delay: float) -> float | None:
         """When the oldest packet will count as lost by time, if a later one is acknowledged."""
-        flight = self._flights[0] if self._flights else None
-        if flight is None or flight.first > self.largest_acked:
-            return None
-        return flight.sent_at + loss_delay
+        for flight in self._flights:
+            if flight.first > self.largest_acked:
+                return None
+            if _from(flight, self.largest_acked) & ~flight.settled:
+                return flight.sent_at + loss_delay
+        return None
 
-    def give_up_all(self) -> int:
-        """Everything under way is lost: its bytes."""
-        size = sum(self._give_up(f, f.full & ~f.settled) for f in self._flights)
-        self._drop_settled()
-        return size
+    @property
+    def next_release(self) -> float | None:
+        """When it is time for `release`; None if nothing waits for FEC."""
+        return self._held[0][0] if self._held else None
+
+    def release(self, now: float) -> None:
+        """Have sent again what FEC has not restored in time."""
+        held = self._held
+        while held and held[0][0] <= now:
+            _, flight, mask = held.popleft()
+            self._send_again(flight, mask & flight.lost & ~flight.done)
 
     def forget_late(self, before: float) -> None:
         """Packets sent before that time will not come any more."""
@@ -349,6 +378,8 @@ class FlightLog:
     def probe(self, packets: int) -> None:
         """Have the content of the oldest packets sent once more, without giving them up."""
         for flight in self._flights:
+            if flight.mtu_probe:
+                continue
             mask = flight.full & ~flight.settled & ~flight.done
             while mask and packets:
                 top = 1 << (mask.bit_length() - 1)
@@ -363,8 +394,15 @@ class FlightLog:
         flight.lost |= mask
         size = flight.bytes_of(mask)
         self.in_flight -= size
+        if flight.mtu_probe:
+            self._outcome.mtu_probe_lost(size)
+            return 0
         self.packets_lost += mask.bit_count()
-        self._send_again(flight, mask & ~flight.done)
+        again = mask & ~flight.done
+        if again.bit_count() <= flight.repairable:
+            self._held.append((flight.sent_at + self.hold, flight, again))
+        else:
+            self._send_again(flight, again)
         return size
 
     def _send_again(self, flight: Flight, mask: int) -> None:

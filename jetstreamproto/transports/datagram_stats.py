@@ -39,20 +39,21 @@ class DatagramStats(LinkStats):
 
 def connection_stats(stats: DatagramStats, connection: Connection) -> None:
     """Fill in what `connection` knows."""
-    log, congestion = connection.log, connection.congestion
+    sender = connection.sender
+    log, congestion, rtt = sender.log, sender.congestion, sender.rtt
     stats.packets_received = connection.packets_received
     stats.packets_lost = log.packets_lost
     stats.spurious = log.spurious
-    stats.retransmitted_bytes = connection.outgoing.resent_bytes
-    stats.repair_bytes = connection.outgoing.repair_bytes
-    stats.fec_repaired = connection.protection.repaired
-    stats.fec_recovered = connection.protection.recovered
+    stats.retransmitted_bytes = sender.outgoing.resent_bytes
+    stats.repair_bytes = sender.outgoing.repair_bytes
+    stats.fec_repaired = sender.protector.repaired
+    stats.fec_recovered = connection.restorer.restored
     stats.forged = connection.forged
     stats.rebindings = connection.rebindings
-    if connection.rtt.known:
-        stats.rtt_ms = round(connection.rtt.smoothed * 1e3, 3)
-        stats.least_rtt_ms = round(connection.rtt.least * 1e3, 3)
-    stats.mtu = connection.mtu.size
+    if rtt.known:
+        stats.rtt_ms = round(rtt.smoothed * 1e3, 3)
+        stats.least_rtt_ms = round(rtt.least * 1e3, 3)
+    stats.mtu = sender.mtu.size
     stats.window = congestion.window
     stats.in_flight = log.in_flight
     rate = congestion.pacing_rate

@@ -53,6 +53,7 @@ _LINGER = 3.0
 """Probe timeouts for which a closed connection still answers its peer."""
 _LEAST_LINGER = 1.0
 _ROUNDING = 1e-6
+_STREAM: tuple[Mode, float | None] = (Mode.ORDERED, None)
 
 # Packets are sealed into this, a flight at a time, by all links of the process.
 _buffer = memoryview(bytearray(65507))
@@ -61,9 +62,11 @@ _buffer = memoryview(bytearray(65507))
 class DatagramPort(Protocol):
     """What a link needs of whoever owns the socket."""
 
-    clock: IReactorTime
     settings: DatagramSettings
     random_bytes: Callable[[int], bytes]
+
+    @property
+    def clock(self) -> IReactorTime: ...
 
     def now(self) -> float:
         """Seconds on a monotonic clock."""
@@ -152,7 +155,11 @@ class UdpLink:
     def rtt(self) -> float | None:
         """The smoothed round-trip time in seconds."""
         connection = self.connection
-        return connection.rtt.smoothed if connection is not None and connection.rtt.known else None
+        return (
+            connection.sender.rtt.smoothed
+            if connection is not None and connection.sender.rtt.known
+            else None
+        )
 
     @property
     def stats(self) -> DatagramStats:
@@ -163,31 +170,28 @@ class UdpLink:
 
     def set_mode(self, channel: int, mode: Mode, deadline: float | None) -> None:
         self._modes[channel] = (mode, deadline)
-        if self.connection is not None:
-            self.connection.protection.channel_opened(deadline)
+        if self.connection is not None and deadline is not None:
+            self.connection.set_deadline(channel, deadline)
 
     def send_packet(self, head: bytes, payload: bytes | memoryview, channel: int) -> None:
         connection = self.connection
         if connection is None or self._state is not _State.SEALED:
             return
-        if channel in self._modes and is_data(head):
-            mode, deadline = self._modes[channel]
-            expires_at = None
-            if mode is Mode.EXPIRING and deadline is not None:
-                expires_at = self._port.now() + deadline
-            packet = b"".join((head, payload))
-            protected = deadline is not None
-            connection.outgoing.write_message(
-                channel, sequence_number(head), packet, expires_at, protected
-            )
-        else:
-            connection.outgoing.write(channel, head, payload)
+        mode, deadline = self._modes.get(channel, _STREAM)
+        protected = deadline is not None
+        if mode is Mode.ORDERED or not is_data(head):
+            connection.write(channel, head, payload, protected)
+            return
+        expires_at = None
+        if mode is Mode.EXPIRING and deadline is not None:
+            expires_at = self._port.now() + deadline
+        packet = b"".join((head, payload))
+        connection.write_message(channel, sequence_number(head), packet, expires_at, protected)
 
     def end_channel(self, channel: int) -> None:
         self._modes.pop(channel, None)
         if self.connection is not None:
-            self.connection.outgoing.end_stream(channel)
-            self.connection.incoming.leave(channel)
+            self.connection.end_channel(channel)
 
     def flush(self) -> None:
         connection = self.connection
@@ -236,19 +240,18 @@ class UdpLink:
         """An INITIAL datagram came for this connection."""
         self._bytes_received += len(datagram)
         if self._last_words:  # it has not heard them
-            for plaintext in self._last_words:
-                self._send_initial(plaintext)
+            self._say_last_words()
             return
         exchange = self._exchange
         if exchange is None or self._confirmed:
             return
-        plaintext = self._initial.open(datagram)
-        if plaintext is None:
+        opened = self._initial.open(datagram)
+        if opened is None:
             return
         if self._client:
             self._peer_id = source_id
         try:
-            data = exchange.receive(plaintext)
+            data = exchange.receive(opened)
             if data:
                 self._tls_received(data)
             if exchange.alert is not None and self._state is not _State.CLOSED:
@@ -289,6 +292,9 @@ class UdpLink:
             self._port.random_bytes,
             self._rtt,
         )
+        for channel, (_, deadline) in self._modes.items():
+            if deadline is not None:
+                self.connection.set_deadline(channel, deadline)
         self.peer = Peer(self.peer.address, handshake.peer_fingerprint)
         self._state = _State.SEALED
         self._user.link_ready()
@@ -304,12 +310,14 @@ class UdpLink:
             self._last_words = exchange.plaintexts(now)
         if not isinstance(error, TrustError | ConfigurationError):  # those name our files
             self._last_words.append(alert_plaintext(str(error)))
-        for plaintext in self._last_words:
-            self._send_initial(plaintext)
+        self._say_last_words()
         self._lose(error)
 
     def _refuse(self, text: str) -> None:
         self._last_words = [alert_plaintext(text)]
+        self._say_last_words()
+
+    def _say_last_words(self) -> None:
         for plaintext in self._last_words:
             self._send_initial(plaintext)
 
@@ -459,7 +467,7 @@ class UdpLink:
         self.failure = failure
         if self._timer is not None:
             self._timer.cancel()
-        timeout = 0.0 if self.connection is None else self.connection.rtt.probe_timeout
+        timeout = 0.0 if self.connection is None else self.connection.sender.rtt.probe_timeout
         linger = max(_LEAST_LINGER, _LINGER * timeout)
         self._timer = self._port.clock.callLater(linger, self.forget)
         self._timer_at = float("-inf")
