@@ -108,6 +108,11 @@ class JetStreamDatagramProtocol(DatagramProtocol):
         return stopped
 
     @property
+    def links(self) -> list[UdpLink]:
+        """The connections there are, also those that are being set up or ended."""
+        return list(self._links.values())
+
+    @property
     def clock(self) -> IReactorTime:
         """The reactor that was given, or the installed one."""
         if self._reactor is None:

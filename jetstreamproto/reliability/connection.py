@@ -139,13 +139,15 @@ class Connection:
                 gap = True
             window.commit(number)
             accepted += 1
-            if not self.closed:
+            if self.closed:  # the peer does not know it yet
+                eliciting += _wants_answer(plaintext)
+            else:
                 eliciting += self._packet_received(plaintext, address, now)
         if not accepted:
             return False
         self.packets_received += accepted
         self._heard_at = now
-        if self.closed:
+        if self.closed and eliciting:
             self._close_due = self._close_frame is not None
         newest = window.highest != before
         if newest and address != self.address:
@@ -322,3 +324,7 @@ class Connection:
             return None
         end = self._sealer.seal(plaintext, out, 0)
         return Departure(end, end, self.address)
+
+
+def _wants_answer(plaintext: bytes) -> bool:
+    return any(kind not in _NOT_ELICITING for kind, _ in frames.parse_frames(plaintext))

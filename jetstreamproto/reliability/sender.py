@@ -21,6 +21,7 @@ from jetstreamproto.security.datagrams import OVERHEAD, DatagramSealer
 
 _BURST_PACKETS, _USUAL_PACKET = 10, 1472
 _MAX_PROBE_BACKOFF = 10
+_LEAST_RTT = 1e-6
 _BLACK_HOLE_TIMEOUTS, _COLLAPSE_TIMEOUTS = 2, 3
 _SKIP_EVERY = 256
 """A packet number is left out about so often, for who acknowledges it has not received it."""
@@ -113,7 +114,7 @@ class Sender:
         self._timeouts = 0
         rtt = None
         if outcome.newest_number == ack.largest:
-            rtt = now - newest.sent_at
+            rtt = max(now - newest.sent_at, _LEAST_RTT)
             self.rtt.sample(rtt, ack.delay / 1e6)
         full = newest.size >= self.mtu.size
         if full:

@@ -306,7 +306,7 @@ class SessionContract(_Case):
             elif pair.server.channels:
                 pair.server.channels[0].reset()
             pair.advance(0.3)
-        self.assertEqual(pair.client.channels + pair.server.channels, ())
+        pair.run_until(lambda: pair.client.channels + pair.server.channels == ())
         self.check_alive(pair)
         other = pair.run(pair.client.open("service", Recorder()))
         for number in range(40):
