@@ -199,11 +199,13 @@ class JetStreamDatagramProtocol(DatagramProtocol):
                 link.sealed_received(data, segment, address)
             else:
                 self._run_received(data, segment, address)
+        elif len(data) > segment:
+            for start in range(0, len(data), segment):
+                self._received(data[start : start + segment], segment, address)
         elif first & NOT_OURS:
             self.strange += 1
         else:
-            for start in range(0, len(data), segment):
-                self._handshake_received(bytes(data[start : start + segment]), address)
+            self._handshake_received(bytes(data), address)
 
     def _run_received(self, data: memoryview, segment: int, address: Address) -> None:
         """Datagrams that came together need not be for one connection."""

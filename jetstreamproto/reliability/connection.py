@@ -21,6 +21,9 @@ from jetstreamproto.security.datagrams import OVERHEAD, DatagramOpener, Datagram
 from jetstreamproto.wire.packet import PacketParts
 
 _ABORTED = 0xFFFF
+_END_PATIENCE = 8.0
+"""Seconds for which the last acknowledgement is waited for: the peer has ended, and has all of our
+data; most likely it also has our end, and is gone, and what got lost is its word for it."""
 _FULL_CONTENT = 15  # bytes of a STREAM frame's head
 _MOST_RESPONSES = 4
 _NOT_ELICITING = frozenset((frames.PADDING, frames.ACK, frames.FLOOR, frames.CLOSE))
@@ -230,6 +233,8 @@ class Connection:
         if self.closed:
             return None
         when = min(self._heard_at + self.settings.idle_timeout, self._keepalive_at)
+        if self.peer_ended and self.sender.end_sent:
+            when = min(when, self._heard_at + _END_PATIENCE)
         for other in (self._acks.due_at, self._paths.due_at, self.sender.next_timeout()):
             if other is not None and other < when:
                 when = other
@@ -242,6 +247,9 @@ class Connection:
         idle_timeout = self.settings.idle_timeout
         if now >= self._heard_at + idle_timeout:
             self.fail(PeerSilent(f"no sign of the peer for {idle_timeout:g} s"), _ABORTED, "")
+            return
+        if self.peer_ended and self.sender.end_sent and now >= self._heard_at + _END_PATIENCE:
+            self._close(None)
             return
         if now >= self._keepalive_at:
             self.sender.outgoing.put_control(frames.PING)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 
 from jetstreamproto.errors import ProtocolViolation, WireError
+from jetstreamproto.reliability.intervals import Range, add_range
 from jetstreamproto.reliability.streams import ReceiveStream, SendStream
 
 MAX_HANDSHAKE = 1 << 16
@@ -23,9 +24,10 @@ _CRYPTO, _HAVE, _ALERT = 0x11, 0x12, 0x13
 _CRYPTO_HEAD = struct.Struct(">BIH")
 _RANGE = struct.Struct(">II")
 _ALERT_HEAD = struct.Struct(">BHH")
-_MAX_RANGES = 16
+_MAX_RANGES = 8
+"""With so many, an acknowledgement and a chunk go into the smallest datagram."""
 _MAX_ALERT_TEXT = 256
-_FIRST_TIMEOUT, _LEAST_TIMEOUT, _LONGEST_TIMEOUT = 0.3, 0.05, 2.0
+FIRST_TIMEOUT, _LEAST_TIMEOUT, _LONGEST_TIMEOUT = 0.3, 0.05, 2.0
 _GROWTH = 1.5
 
 
@@ -49,10 +51,10 @@ class CryptoExchange:
         """When what is not acknowledged has to be sent again."""
         self._outgoing = SendStream(0)
         self._incoming = ReceiveStream(0)
-        self._ranges: list[tuple[int, int]] = []  # of what came
+        self._ranges: list[Range] = []  # of what came: sorted, and do not touch
         self._kept = 0
         self._have_due = False
-        self._timeout = _FIRST_TIMEOUT
+        self._timeout = FIRST_TIMEOUT
 
     def write(self, data: bytes) -> None:
         """TLS has `data` for the peer."""
@@ -62,7 +64,7 @@ class CryptoExchange:
     def restart(self, rtt: float) -> None:
         """The peer is there, `rtt` seconds away, but kept nothing: send everything again."""
         self._timeout = max(_LEAST_TIMEOUT, 2 * rtt)
-        self._outgoing.next = 0
+        self._outgoing.lose(0, self._outgoing.next)
 
     @property
     def acknowledged(self) -> bool:
@@ -82,16 +84,12 @@ class CryptoExchange:
                 if kind == _CRYPTO:
                     _, offset, size = _CRYPTO_HEAD.unpack_from(view, start)
                     start += _CRYPTO_HEAD.size
-                    self._crypto_received(offset, view[start : start + size], size)
+                    self._crypto_received(offset, _cut(view, start, size))
                     start += size
                 elif kind == _HAVE:
                     start = self._have_received(view, start + 1)
                 elif kind == _ALERT:
-                    _, _, size = _ALERT_HEAD.unpack_from(view, start)
-                    start += _ALERT_HEAD.size
-                    text = bytes(view[start : start + size]).decode("utf-8", "replace")
-                    self.alert = "".join(c if c.isprintable() else "?" for c in text)
-                    start += size
+                    start = self._alert_received(view, start)
                 else:
                     raise WireError(f"unknown handshake frame 0x{kind:02x}")
         except (struct.error, IndexError):
@@ -126,16 +124,17 @@ class CryptoExchange:
             frames.append(b"".join((head, *self._outgoing.read(low, high))))
         return frames
 
-    def _crypto_received(self, offset: int, data: memoryview, size: int) -> None:
-        if len(data) != size:
-            raise WireError("a handshake datagram ends within its data")
-        if offset + size > MAX_HANDSHAKE:
+    def _crypto_received(self, offset: int, data: memoryview) -> None:
+        stop = offset + len(data)
+        if stop > MAX_HANDSHAKE:
             raise ProtocolViolation("the peer's handshake is too long")
+        if stop == offset:
+            return
         self._have_due = True
         self._kept += self._incoming.receive(offset, data, False)
         if self._kept > 2 * MAX_HANDSHAKE:
             raise ProtocolViolation("the peer's handshake comes in too many pieces")
-        self._ranges = _merged([*self._ranges, (offset, offset + size)])
+        add_range(self._ranges, offset, stop)
 
     def _have(self) -> bytes:
         ranges = self._ranges[:_MAX_RANGES]
@@ -154,19 +153,25 @@ class CryptoExchange:
             self.due_at = None
         return start
 
+    def _alert_received(self, view: memoryview, start: int) -> int:
+        _, _, size = _ALERT_HEAD.unpack_from(view, start)
+        if size > _MAX_ALERT_TEXT:
+            raise WireError(f"a reason of {size} bytes; at most {_MAX_ALERT_TEXT}")
+        start += _ALERT_HEAD.size
+        reason = _cut(view, start, size)
+        text = bytes(reason).decode("utf-8", "replace")
+        self.alert = "".join(c if c.isprintable() else "?" for c in text)
+        return start + len(reason)
+
 
 def alert_plaintext(text: str) -> bytes:
     """The plaintext of an INITIAL that turns a peer away."""
-    reason = text.encode()[:_MAX_ALERT_TEXT]
+    reason = text.encode("utf-8", "replace")[:_MAX_ALERT_TEXT]
     return _ALERT_HEAD.pack(_ALERT, 0, len(reason)) + reason
 
 
-def _merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    ranges.sort()
-    merged = ranges[:1]
-    for start, stop in ranges[1:]:
-        if start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], stop))
-        else:
-            merged.append((start, stop))
-    return merged
+def _cut(view: memoryview, start: int, size: int) -> memoryview:
+    data = view[start : start + size]
+    if len(data) != size:
+        raise WireError("a handshake datagram ends within its data")
+    return data

@@ -44,7 +44,7 @@ MICROSECONDS: Final = 0xFFFFFFFF
 
 
 class Ack(NamedTuple):
-    """Which packets came: bit i of `bitmap` is packet `largest` - i.
+    """Which packets came: bit i of `bitmap` is packet `largest` - i, so bit 0 is always set.
 
     `received_at` is when `largest` came, by the receiver's clock; `delay` how long the
     acknowledgement waited; both in microseconds.
@@ -75,10 +75,10 @@ class Skip(NamedTuple):
 
 
 class Repair(NamedTuple):
-    """A repair symbol over `count` source symbols from `base` on; `row` of the code of `k`."""
+    """A repair symbol over `covers` source symbols from `base` on; `row` of the code of `k`."""
 
     base: int
-    count: int
+    covers: int
     k: int
     row: int
     data: memoryview
@@ -96,56 +96,74 @@ Frame = tuple[int, object]
 
 
 def encode_ack(largest: int, received_at: int, delay: int, bitmap: int) -> bytes:
-    """An ACK frame; the oldest packets are left out where the bitmap would be too long."""
-    bits = min(bitmap.bit_length(), 8 * MAX_BITMAP)
-    size = (bits + 7) >> 3
-    body = (bitmap & ((1 << bits) - 1)).to_bytes(size, "little")
-    return (
-        _ACK_HEAD.pack(ACK, largest, received_at & MICROSECONDS, min(delay, MICROSECONDS), size)
-        + body
-    )
+    """An ACK frame; the oldest packets are left out where the bitmap would be too long.
+
+    Raises ValueError, as all of these do, for a number that its field cannot hold.
+    """
+    body = _bitmap_body(bitmap)
+    received_at, delay = received_at & MICROSECONDS, min(delay, MICROSECONDS)
+    return _pack(_ACK_HEAD, ACK, largest, received_at, delay, len(body)) + body
 
 
 def encode_recovered(newest: int, bitmap: int) -> bytes:
     """A RECOVERED frame: bit i of `bitmap` is symbol `newest` - i."""
-    size = (bitmap.bit_length() + 7) >> 3
-    return _RECOVERED_HEAD.pack(RECOVERED, newest, size) + bitmap.to_bytes(size, "little")
+    body = _bitmap_body(bitmap)
+    return _pack(_RECOVERED_HEAD, RECOVERED, newest, len(body)) + body
 
 
 def encode_control(kind: int, value: object) -> bytes:
     """A frame that says one thing: `value` is what `parse_frames` gives for that type."""
-    if kind == FLOOR or kind == WINDOW:
-        return _NUMBER.pack(kind, value)
+    if kind in (FLOOR, WINDOW):
+        return _pack(_NUMBER, kind, value)
     if kind == SKIP:
         assert isinstance(value, Skip)
-        return _SKIP.pack(SKIP, *value)
-    if kind == PATH_CHALLENGE or kind == PATH_RESPONSE:
-        assert isinstance(value, bytes)
+        return _pack(_SKIP, SKIP, *value)
+    if kind in (PATH_CHALLENGE, PATH_RESPONSE):
+        assert isinstance(value, bytes) and len(value) == PATH_DATA
         return bytes((kind,)) + value
-    return bytes((kind,))  # PING, END
+    assert kind in (PING, END)
+    return bytes((kind,))
 
 
 def encode_close(code: int, text: str) -> bytes:
-    reason = text.encode()[:MAX_CLOSE_TEXT]
-    return _CLOSE_HEAD.pack(CLOSE, code, len(reason)) + reason
+    """A CLOSE frame; a long text is cut."""
+    reason = text.encode("utf-8", "replace")[:MAX_CLOSE_TEXT]
+    return _pack(_CLOSE_HEAD, CLOSE, code, len(reason)) + reason
+
+
+def _pack(head: struct.Struct, *fields: object) -> bytes:
+    try:
+        return head.pack(*fields)
+    except struct.error as problem:
+        raise ValueError(f"a frame of type 0x{fields[0]:02x}: {problem}") from None
+
+
+def _bitmap_body(bitmap: int) -> bytes:
+    bits = min(bitmap.bit_length(), 8 * MAX_BITMAP)
+    return (bitmap & ((1 << bits) - 1)).to_bytes((bits + 7) >> 3, "little")
 
 
 def parse_frames(plaintext: bytes) -> list[Frame]:
     """The frames of a packet, in order, without its padding. Raises `WireError`.
 
     Data are views of `plaintext`. REPAIR takes the rest of the packet. The content of SOURCE is
-    its symbol's number and the rest of the packet, which is parsed as well.
+    its symbol's number and the rest of the packet, which is parsed as well: only pieces of
+    streams and messages may be in there.
     """
     view = memoryview(plaintext)
     frames: list[Frame] = []
     start, end = 0, len(plaintext)
+    protected = False
     try:
         while start < end:
             kind = plaintext[start]
             if kind == PADDING:
                 break
+            if protected and not STREAM <= kind <= MESSAGE_FIN:
+                raise WireError("a packet protected by FEC carries more than streams")
             content, start = _parse(kind, view, start)
             frames.append((kind, content))
+            protected = protected or kind == SOURCE
     except struct.error:
         raise WireError("a packet ends within a frame") from None
     return frames
@@ -157,28 +175,32 @@ def _parse(kind: int, view: memoryview, start: int) -> tuple[object, int]:
     if kind == ACK:
         _, largest, received_at, delay, size = _ACK_HEAD.unpack_from(view, start)
         bits, start = _bitmap(view, start + _ACK_HEAD.size, size)
+        if not bits & 1 or bits.bit_length() > largest + 1:
+            raise WireError("an acknowledgement names packets that cannot be")
         return Ack(largest, received_at, delay, bits), start
-    if kind == FLOOR or kind == WINDOW:
+    if kind in (FLOOR, WINDOW):
         return _NUMBER.unpack_from(view, start)[1], start + _NUMBER.size
-    if kind == PING or kind == END:
+    if kind in (PING, END):
         return None, start + 1
     if kind == SOURCE:
         symbol, start = SOURCE_HEAD.unpack_from(view, start)[1], start + SOURCE_HEAD.size
         return (symbol, view[start:]), start
     if kind == REPAIR:
-        _, base, count, k, row = REPAIR_HEAD.unpack_from(view, start)
-        return Repair(base, count, k, row, view[start + REPAIR_HEAD.size :]), len(view)
+        _, base, covers, k, row = REPAIR_HEAD.unpack_from(view, start)
+        return Repair(base, covers, k, row, view[start + REPAIR_HEAD.size :]), len(view)
     if kind == RECOVERED:
         _, newest, size = _RECOVERED_HEAD.unpack_from(view, start)
         bits, start = _bitmap(view, start + _RECOVERED_HEAD.size, size)
         return (newest, bits), start
     if kind == SKIP:
         return Skip(*_SKIP.unpack_from(view, start)[1:]), start + _SKIP.size
-    if kind == PATH_CHALLENGE or kind == PATH_RESPONSE:
+    if kind in (PATH_CHALLENGE, PATH_RESPONSE):
         data, start = _cut(view, start + 1, PATH_DATA)
         return bytes(data), start
     if kind == CLOSE:
         _, code, size = _CLOSE_HEAD.unpack_from(view, start)
+        if size > MAX_CLOSE_TEXT:
+            raise WireError(f"a reason of {size} bytes; at most {MAX_CLOSE_TEXT}")
         text, start = _cut(view, start + _CLOSE_HEAD.size, size)
         return Close(code, bytes(text).decode("utf-8", "replace")), start
     raise WireError(f"unknown frame type 0x{kind:02x}")
@@ -191,7 +213,7 @@ def _parse_piece(kind: int, view: memoryview, start: int) -> tuple[Piece, int]:
     else:
         _, channel, number, offset, size = MESSAGE_HEAD.unpack_from(view, start)
     data, start = _cut(view, start + 15, size)
-    return Piece(channel, number, offset, data, kind == STREAM_FIN or kind == MESSAGE_FIN), start
+    return Piece(channel, number, offset, data, kind in (STREAM_FIN, MESSAGE_FIN)), start
 
 
 def _bitmap(view: memoryview, start: int, size: int) -> tuple[int, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from jetstreamproto.errors import ProtocolViolation, WireError
 from jetstreamproto.reliability.frames import Piece, Skip
 from jetstreamproto.reliability.intervals import IntervalSet
@@ -15,6 +17,7 @@ _MAX_CHANNELS = 1 << 14
 _MAX_GAPS = 1 << 12
 _SIZE_PREFIX = 4
 _SMALL_REST = 1 << 12
+_MANY_PIECES = 64
 
 
 class _Channel:
@@ -82,7 +85,6 @@ class Incoming:
         if stream.highest != highest:
             self._count(stream.highest - highest)
         if stream.next != before:
-            self._progress(stream.next - before)
             self._cut(channel)
         if fin or stream.end is not None:
             self._close_if_done(channel_id, channel)
@@ -125,7 +127,7 @@ class Incoming:
 
     def leave(self, channel_id: int) -> None:
         """This side will send nothing more on the channel, and wants nothing more of it."""
-        channel = self._channels.get(channel_id)
+        channel = self._find(channel_id)  # the peer's answer may still be on its way
         if channel is not None:
             channel.left = True
             self._close_if_done(channel_id, channel)
@@ -144,8 +146,11 @@ class Incoming:
         return channel
 
     def _close_if_done(self, channel_id: int, channel: _Channel) -> None:
+        if channel.stream.complete and channel.have:
+            raise ProtocolViolation(f"stream {channel_id} ends within a packet")
         if channel.left and channel.stream.complete:
             del self._channels[channel_id]
+            self._kept(-_held_cost(channel.held))
             for message in channel.messages.values():
                 self._kept(-message.next - SEGMENT_COST - message.kept)
             closed = self._closed[channel_id & 1]
@@ -164,6 +169,10 @@ class Incoming:
             channel.have += len(piece)
         stream.ready.clear()
         if channel.have < channel.need:
+            if len(pieces) > _MANY_PIECES:
+                pieces[:] = [memoryview(b"".join(pieces))]
+            elif len(pieces) > 1:
+                pieces[-1] = _own(pieces[-1])
             return
         data = pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
         pieces.clear()
@@ -182,6 +191,7 @@ class Incoming:
             rest = data[position:]
             pieces.append(memoryview(bytes(rest)) if len(rest) < _SMALL_REST else rest)
         if position:
+            self._progress(position)
             self._deliver(channel, split_packets(data[:position]))
 
     def _deliver(self, channel: _Channel, parts: list[PacketParts]) -> None:
@@ -193,6 +203,7 @@ class Incoming:
         if not channel.begun:
             channel.begun = True
             self._parts += channel.held
+            self._kept(-_held_cost(channel.held))
             channel.held.clear()
 
     def _message_arrived(
@@ -210,7 +221,9 @@ class Incoming:
         if channel.begun:
             self._parts.append(parts)
         else:
-            channel.held.append(parts)
+            held = (*parts[:5], _own(parts[5]))
+            channel.held.append(held)
+            self._kept(_held_cost((held,)))
 
     # --- bounds -----------------------------------------------------------------------
 
@@ -221,7 +234,11 @@ class Incoming:
             raise ProtocolViolation("the peer sent more than its window allows")
 
     def _progress(self, size: int) -> None:
-        """`size` bytes more are in order, or will not be waited for."""
+        """`size` bytes more have gone to the session as whole packets.
+
+        What the session cannot have yet still takes room in the window. A sender sends each packet
+        whole before it begins another, so there is always room for the rest of one.
+        """
         self._delivered += size
         if self._delivered + self._window - self.granted >= self._window >> 2:
             self.granted = self._delivered + self._window
@@ -231,3 +248,12 @@ class Incoming:
         self._cost += cost
         if self._cost > 2 * self._window:
             raise ProtocolViolation("the peer's pieces are too many and too small")
+
+
+def _own(data: memoryview) -> memoryview:
+    """`data` to be kept: a copy if it would keep a much longer packet in memory."""
+    return memoryview(bytes(data)) if 2 * len(data) < len(data.obj) else data  # type: ignore[arg-type]
+
+
+def _held_cost(held: Sequence[PacketParts]) -> int:
+    return sum(len(parts[5]) + SEGMENT_COST for parts in held)

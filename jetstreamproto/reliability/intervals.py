@@ -2,7 +2,43 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
+from collections.abc import MutableSequence
+
+Range = tuple[int, int]
+"""From a number on, up to but without another."""
+
+
+def add_range(ranges: MutableSequence[Range], start: int, stop: int) -> None:
+    """Put `start` to `stop`, which is not empty, into ranges that are sorted and do not touch."""
+    if not ranges or start > ranges[-1][1]:  # nearly always
+        ranges.append((start, stop))
+        return
+    low = bisect_left(ranges, (start, start))
+    if low and ranges[low - 1][1] >= start:
+        low -= 1
+        start = ranges[low][0]
+    while low < len(ranges) and ranges[low][0] <= stop:
+        stop = max(stop, ranges[low][1])
+        del ranges[low]
+    ranges.insert(low, (start, stop))
+
+
+def remove_range(ranges: MutableSequence[Range], start: int, stop: int) -> None:
+    """Take what is between `start` and `stop` out of ranges that are sorted and do not touch."""
+    if start >= stop or not ranges or start >= ranges[-1][1] or stop <= ranges[0][0]:
+        return
+    index = bisect_left(ranges, (start, start))
+    if index and ranges[index - 1][1] > start:
+        index -= 1
+    while index < len(ranges) and ranges[index][0] < stop:
+        low, high = ranges[index]
+        del ranges[index]
+        if high > stop:
+            ranges.insert(index, (stop, high))
+        if low < start:
+            ranges.insert(index, (low, start))
+            index += 1
 
 
 class IntervalSet:

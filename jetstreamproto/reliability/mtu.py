@@ -21,6 +21,7 @@ class MtuSearch:
 
     __slots__ = (
         "_attempts",
+        "_fixed",
         "_lost_in_a_row",
         "_most",
         "_probe",
@@ -31,6 +32,7 @@ class MtuSearch:
 
     def __init__(self, most: int, fixed: int = 0) -> None:
         self.size = fixed or MIN_DATAGRAM
+        self._fixed = bool(fixed)
         self._most = self.size if fixed else most
         self._ruled_out = self._most + 1  # the least size known not to work
         self._probe: int | None = None
@@ -90,8 +92,7 @@ class MtuSearch:
 
     def reset(self) -> None:
         """The path is another one."""
-        if self._most > MIN_DATAGRAM and self._most != self.size:
-            self.size = MIN_DATAGRAM
+        self.size = self._most if self._fixed else MIN_DATAGRAM
         self._ruled_out = self._most + 1
         self._probe, self._attempts, self._wait_until = None, 0, 0.0
 

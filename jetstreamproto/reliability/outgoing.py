@@ -7,6 +7,7 @@ the kernel wants them for segmentation offload (UDP_SEGMENT).
 from __future__ import annotations
 
 from collections import deque
+from heapq import heappop, heappush
 
 from jetstreamproto.reliability.frames import (
     END,
@@ -53,8 +54,10 @@ class Outgoing:
         "_retry",
         "_sealer",
         "_sent_total",
+        "_skips",
         "_streams",
         "_timed",
+        "_twice",
         "_window",
         "repair_bytes",
         "resent_bytes",
@@ -67,9 +70,12 @@ class Outgoing:
         self._streams: dict[tuple[int, int], SendStream] = {}
         self._ready: deque[SendStream] = deque()  # with data that was never sent
         self._retry: deque[SendStream] = deque()  # with data that was lost
+        self._twice: deque[tuple[SendStream, int, int]] = deque()  # what was lost, once more
         self._controls: deque[Control] = deque()
         self._repairs: deque[bytes] = deque()
-        self._timed: deque[SendStream] = deque()  # messages that expire
+        # messages that expire, the next one first; the numbers keep equal deadlines in order
+        self._timed: list[tuple[float, int, int, SendStream]] = []
+        self._skips: set[Skip] = set()  # that the peer does not know of yet
         self._limit = _FIRST_LIMIT
         self._sent_total = 0
         self._window = 0  # what the peer may send us, for WINDOW frames
@@ -110,7 +116,7 @@ class Outgoing:
         self.unsent += len(packet)
         self._schedule(stream)
         if expires_at is not None:
-            self._timed.append(stream)
+            heappush(self._timed, (expires_at, channel, number, stream))
 
     def end_stream(self, channel: int) -> None:
         """Nothing more will be written for `channel`.
@@ -147,13 +153,14 @@ class Outgoing:
             self._controls
             or self._repairs
             or self._retry
+            or self._twice
             or (self._ready and (self._sent_total < self._limit or self._ready[0].number >= 0))
         )
 
     @property
     def resending(self) -> bool:
         """Whether something other than new data waits."""
-        return bool(self._retry or self._controls or self._repairs)
+        return bool(self._retry or self._controls or self._repairs or self._twice)
 
     @property
     def idle(self) -> bool:
@@ -164,21 +171,23 @@ class Outgoing:
     def next_expiry(self) -> float | None:
         """When a message expires next, if any can."""
         timed = self._timed
-        while timed and timed[0].done:
-            timed.popleft()
-        return timed[0].deadline if timed else None
+        while timed and timed[0][3].done:
+            heappop(timed)
+        return timed[0][0] if timed else None
 
     def expire(self, now: float) -> None:
         """Give up the messages whose time is over; the peer is told their numbers."""
         timed = self._timed
-        while timed and (timed[0].done or (timed[0].deadline or 0.0) <= now):
-            stream = timed.popleft()
+        while timed and (timed[0][3].done or timed[0][0] <= now):
+            stream = heappop(timed)[3]
             if stream.done:
                 continue
             self.unsent -= stream.unsent
             stream.drop()
             if self._streams.pop((stream.channel, stream.number), None) is not None:
-                self.put_control(SKIP, Skip(stream.channel, stream.number, stream.end))
+                skip = Skip(stream.channel, stream.number, stream.end)
+                self._skips.add(skip)
+                self.put_control(SKIP, skip)
 
     def _schedule(self, stream: SendStream) -> None:
         if not stream.scheduled:
@@ -191,11 +200,14 @@ class Outgoing:
         kind, value = control
         if kind == SKIP:
             assert isinstance(value, Skip)
-            self._message_settled(value.channel)
+            if value in self._skips:  # one that was sent twice may be acknowledged twice
+                self._skips.discard(value)
+                self._message_settled(value.channel)
 
     def control_lost(self, control: Control) -> None:
-        kind, _ = control
-        if kind in (SKIP, END) or (kind == WINDOW and control not in self._controls):
+        kind, value = control
+        again = kind in (END, WINDOW) or (kind == SKIP and value in self._skips)
+        if again and control not in self._controls:
             self._controls.append(control)
 
     def stream_acked(self, stream: SendStream) -> None:
@@ -234,7 +246,7 @@ class Outgoing:
         most = min(MAX_FLIGHT, len(out) // size)
         position = 0
         while flight.count < most and position < budget:
-            if not prefix and not (self._retry or self._controls or self._repairs):
+            if not prefix and not self.resending:
                 end = self._seal_run(flight, out, position, capacity, most, budget)
                 if end != position:
                     position = end
@@ -269,6 +281,8 @@ class Outgoing:
         """Seal full packets of the first stream's new data, as many as there are; the end."""
         stream = self._ready[0] if self._ready else None
         if stream is None or stream.number >= 0 or self._fec.protects_all or stream.lost:
+            return position
+        if stream.protected and self._fec.active:
             return position
         step = capacity - _HEAD
         available = min(stream.end - stream.next, self._limit - self._sent_total)
@@ -372,21 +386,7 @@ class Outgoing:
 
     def _fill(self, flight: Flight, pieces: list[bytes | memoryview], room: int) -> int:
         """Add pieces of streams, first what was lost; the room that is left."""
-        retry = self._retry
-        while retry and room > _HEAD + _LEAST_PIECE:
-            stream = retry[0]
-            if stream.lost:
-                start, stop = stream.lost.popleft()
-                size = min(stop - start, room - _HEAD)
-                if size < stop - start:
-                    stream.lost.appendleft((start + size, stop))
-                self.resent_bytes += size
-                fin = stream.fin and start + size == stream.end and not stream.fin_sent
-                room -= self._piece(flight, pieces, stream, start, start + size, fin)
-            elif stream.fin and not stream.fin_sent and stream.next == stream.end:
-                room -= self._piece(flight, pieces, stream, stream.end, stream.end, True)
-            else:
-                retry.popleft()
+        room = self._fill_lost(flight, pieces, room)
         ready = self._ready
         while ready and room > _HEAD:
             stream = ready[0]
@@ -404,6 +404,42 @@ class Outgoing:
                 continue
             room -= self._piece(flight, pieces, stream, start, start + size, fin)
             self._advance(stream, start + size)
+        return room
+
+    def _fill_lost(self, flight: Flight, pieces: list[bytes | memoryview], room: int) -> int:
+        """Add what was lost; the room that is left.
+
+        When nothing new waits it is sent twice, for then it is all that the peer waits for
+        (Flach et al., "Reducing Web Latency: the Virtue of Gentle Aggression", 2013).
+        """
+        retry, twice = self._retry, self._twice
+        while retry and room > _HEAD + _LEAST_PIECE:
+            stream = retry[0]
+            if stream.lost:
+                start, stop = stream.lost.popleft()
+                size = min(stop - start, room - _HEAD)
+                if size < stop - start:
+                    stream.lost.appendleft((start + size, stop))
+                self.resent_bytes += size
+                fin = stream.fin and start + size == stream.end and not stream.fin_sent
+                room -= self._piece(flight, pieces, stream, start, start + size, fin)
+                if not self._ready:
+                    twice.append((stream, start, start + size))
+            elif stream.fin and not stream.fin_sent and stream.next == stream.end:
+                room -= self._piece(flight, pieces, stream, stream.end, stream.end, True)
+            else:
+                retry.popleft()
+        while twice and not retry and room > _HEAD + _LEAST_PIECE:
+            stream, start, stop = twice.popleft()
+            start = max(start, stream.acked_to)
+            size = min(stop - start, room - _HEAD)
+            known = (stream.channel, stream.number) in self._streams
+            if size > 0 and known and not self._ready:
+                if start + size < stop:
+                    twice.appendleft((stream, start + size, stop))
+                self.resent_bytes += size
+                fin = stream.fin and start + size == stream.end
+                room -= self._piece(flight, pieces, stream, start, start + size, fin)
         return room
 
     def _piece(

@@ -10,11 +10,14 @@ from collections.abc import Callable
 
 from jetstreamproto.reliability.frames import PATH_DATA
 from jetstreamproto.reliability.settings import MIN_DATAGRAM
+from jetstreamproto.security.datagrams import OVERHEAD
 
 Address = tuple[str, int]
 
 _ATTEMPTS = 5
 _AMPLIFICATION = 3
+_LEAST_SIZE = OVERHEAD + 1 + PATH_DATA
+"""Bytes of the smallest datagram that holds a challenge."""
 
 
 class PathValidator:
@@ -25,7 +28,7 @@ class PathValidator:
     def __init__(self, random_bytes: Callable[[int], bytes]) -> None:
         self.candidate: Address | None = None
         self.due_at: float | None = None
-        """When the next challenge is to be sent."""
+        """When the next challenge is to be sent; None also while it lacks credit."""
         self._random_bytes = random_bytes
         self._challenges: list[bytes] = []
         self._attempts = 0
@@ -37,8 +40,10 @@ class PathValidator:
             self.candidate = address
             self._challenges.clear()
             self._attempts = self._credit = 0
-            self.due_at = now
+            self.due_at = None
         self._credit += _AMPLIFICATION * size
+        if self.due_at is None and self._credit >= _LEAST_SIZE:
+            self.due_at = now
 
     def challenge(self, now: float, timeout: float) -> tuple[bytes, int] | None:
         """What to send to `candidate`, and the size its datagram may have; None if nothing."""
@@ -46,6 +51,9 @@ class PathValidator:
             return None
         if self._attempts >= _ATTEMPTS:
             self.forget()
+            return None
+        if self._credit < _LEAST_SIZE:
+            self.due_at = None
             return None
         self._attempts += 1
         self.due_at = now + timeout * (1 << (self._attempts - 1))

@@ -66,6 +66,11 @@ class Protector:
         return self._encoder.plan.repairs > 0
 
     @property
+    def active(self) -> bool:
+        """Whether what has a deadline is protected at present."""
+        return self._encoder.plan.repairs > 0
+
+    @property
     def next_symbol(self) -> int:
         """The number of the next symbol."""
         return self._encoder.next_number

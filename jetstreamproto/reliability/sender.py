@@ -14,13 +14,16 @@ from jetstreamproto.reliability.outgoing import Outgoing
 from jetstreamproto.reliability.pacing import Pacer
 from jetstreamproto.reliability.protection import Protector, Restorer
 from jetstreamproto.reliability.rtt import RttEstimator
-from jetstreamproto.reliability.sent import AckOutcome, Control, Flight, FlightLog
+from jetstreamproto.reliability.sent import TRAIN_PACKETS, AckOutcome, Control, Flight, FlightLog
 from jetstreamproto.reliability.settings import DatagramSettings
 from jetstreamproto.reliability.streams import SendStream
 from jetstreamproto.security.datagrams import OVERHEAD, DatagramSealer
 
 _BURST_PACKETS, _USUAL_PACKET = 10, 1472
 _MAX_PROBE_BACKOFF = 10
+_LONGEST_PROBE, _LONGEST_END_PROBE = 2.0, 0.5
+"""Seconds between probes at most, if the path is no longer: what comes back after an outage is
+noticed soon, and the last acknowledgement of all is asked for while the peer lingers."""
 _LEAST_RTT = 1e-6
 _BLACK_HOLE_TIMEOUTS, _COLLAPSE_TIMEOUTS = 2, 3
 _SKIP_EVERY = 256
@@ -65,6 +68,7 @@ class Sender:
         self._pacer = Pacer(settings.tick, _BURST_PACKETS * self.mtu.size)
         self._timeouts = 0  # probe timeouts in a row
         self._probes = 0  # packets that may leave whatever the window says
+        self._burst_sent = False  # the first packets that show how fast the path is
         self._app_limited_until = 0
         self._floor_sent = 0
         self._skipped = -1
@@ -89,10 +93,17 @@ class Sender:
             return 1 << 18
         return int(min(max(1 << 17, rate * 0.01), 1 << 22))
 
+    @property
+    def end_sent(self) -> bool:
+        """The peer has everything but our end, which is on its way, or has come."""
+        return self._end_sent
+
     def end(self) -> None:
         """Send the authenticated end once everything else is acknowledged."""
         self._ending = True
-        if not self._end_sent and not self.log.in_flight and self.outgoing.idle:
+        log = self.log
+        waiting = log.in_flight or log.next_release is not None or not self.outgoing.idle
+        if not self._end_sent and not waiting:
             self._end_sent = True
             self.outgoing.put_control(frames.END)
 
@@ -116,7 +127,7 @@ class Sender:
         if outcome.newest_number == ack.largest:
             rtt = max(now - newest.sent_at, _LEAST_RTT)
             self.rtt.sample(rtt, ack.delay / 1e6)
-        full = newest.size >= self.mtu.size
+        full = outcome.longest >= self.mtu.size
         if full:
             self.mtu.full_packet_acked()
         lost = self._detect_losses(now, full)
@@ -226,7 +237,8 @@ class Sender:
         flight, end = outgoing.build(out, size, budget, now, prefix)
         if flight is None:
             return self._unasked_datagram(out, prefix) if prefix else None
-        flight.train = self.congestion.pacing_rate == float("inf")
+        flight.train = not self._burst_sent
+        self._burst_sent |= flight.count >= TRAIN_PACKETS
         flight.repairable = self.protector.repairable(flight.count)
         log.add(flight, end, now, app_limited=self._app_limited_until > log.delivered)
         self.congestion.sent(now, end, log.in_flight)
@@ -245,9 +257,10 @@ class Sender:
         window = min(congestion.window, self._settings.send_window) - self.log.in_flight
         if window < need and self.log.in_flight:
             return 0.0
-        allowance = self._pacer.allowance(now, congestion.pacing_rate)
+        rate = congestion.pacing_rate if self._burst_sent else float("inf")
+        allowance = self._pacer.allowance(now, rate)
         if allowance < need:
-            self.send_at = now + self._pacer.delay(congestion.pacing_rate, need)
+            self.send_at = now + self._pacer.delay(rate, need)
             return 0.0
         return max(1.0, min(float(window), allowance))
 
@@ -355,8 +368,9 @@ class Sender:
             return loss_time
         newest = self.log.newest
         sent_at = newest.sent_at if newest is not None else self.sent_at
-        backoff = 1 << min(self._timeouts, _MAX_PROBE_BACKOFF)
-        return sent_at + self.rtt.probe_timeout * backoff
+        timeout = self.rtt.probe_timeout
+        longest = max(timeout, _LONGEST_END_PROBE if self._end_sent else _LONGEST_PROBE)
+        return sent_at + min(timeout * (1 << min(self._timeouts, _MAX_PROBE_BACKOFF)), longest)
 
     def _recover_losses(self, now: float) -> None:
         if self.log.loss_time(self.rtt.loss_delay) is not None:

@@ -18,8 +18,8 @@ from jetstreamproto.reliability.streams import SendStream
 PACKET_THRESHOLD = 3
 _MOST_THRESHOLD = 256
 _LATE_FLIGHTS = 512
-_TRAIN_PACKETS = 12
-"""Packets that a burst must have shown on arrival before it tells the path's rate."""
+TRAIN_PACKETS = 16
+"""A burst of so many packets tells the path's rate, if three quarters of them arrive."""
 _LEAST_SPREAD = 0.0005
 """Seconds over which they must have arrived: less says more about the clocks than the path."""
 
@@ -124,10 +124,11 @@ class Flight:
 class AckOutcome:
     """What an acknowledgement changed, in bytes; `newest` is the last flight it touched."""
 
-    __slots__ = ("acked", "newest", "newest_number", "train_rate")
+    __slots__ = ("acked", "longest", "newest", "newest_number", "train_rate")
 
     def __init__(self) -> None:
         self.acked = 0
+        self.longest = 0  # packet
         self.newest: Flight | None = None
         self.newest_number = -1
         self.train_rate: float | None = None
@@ -162,7 +163,7 @@ class FlightLog:
         self._late: deque[Flight] = deque(maxlen=_LATE_FLIGHTS)  # with packets that were given up
         self._largest_bitmap = 0  # of the last acknowledgement, from `largest_acked` down
         self._heard = False
-        self._train_mark: tuple[int, int] | None = None
+        self._train_mark: tuple[Flight, int, int] | None = None
         self._held: deque[tuple[float, Flight, int]] = deque()
         self.hold = 0.0
         """Seconds from sending after which FEC should have restored what was lost."""
@@ -244,6 +245,7 @@ class FlightLog:
         flight.settled |= new
         size = flight.bytes_of(new)
         result.acked += size
+        result.longest = max(result.longest, flight.size if new > 1 else size)
         self.in_flight -= size
         number = flight.last - ((new & -new).bit_length() - 1)
         if number > result.newest_number:
@@ -254,15 +256,18 @@ class FlightLog:
             self._content_arrived(flight, new & ~flight.done)
 
     def _content_arrived(self, flight: Flight, mask: int) -> None:
+        self._pieces_arrived(flight, mask)
+        for index, control in flight.controls:
+            if mask >> (flight.count - 1 - index) & 1:
+                self._outcome.control_acked(control)
+
+    def _pieces_arrived(self, flight: Flight, mask: int) -> None:
         outcome = self._outcome
         for stream, start, stop, fin in flight.pieces(mask):
             stream.acked(start, stop)
             if fin:
                 stream.fin_acked = True
             outcome.stream_acked(stream)
-        for index, control in flight.controls:
-            if mask >> (flight.count - 1 - index) & 1:
-                outcome.control_acked(control)
 
     def _late_in(self, flight: Flight, received: int) -> None:
         """Packets that were given up have come all the same: be more patient from now on."""
@@ -287,13 +292,13 @@ class FlightLog:
 
     def _measure_train(self, flight: Flight, result: AckOutcome, received_at: int) -> None:
         """How fast the packets of a burst come out at the other end, by the peer's clock."""
-        if self._train_mark is None:
-            self._train_mark = (result.newest_number, received_at)
+        if self._train_mark is None or self._train_mark[0] is not flight:
+            self._train_mark = (flight, result.newest_number, received_at)
             return
-        number, since = self._train_mark
+        _, number, since = self._train_mark
         packets = result.newest_number - number
         seconds = (received_at - since & MICROSECONDS) / 1e6
-        if packets >= _TRAIN_PACKETS and seconds >= _LEAST_SPREAD:
+        if 4 * packets >= 3 * TRAIN_PACKETS and seconds >= _LEAST_SPREAD:
             result.train_rate = packets * flight.size / seconds
 
     def delivery_rate(self, flight: Flight, now: float, least_rtt: float) -> float | None:
@@ -306,7 +311,10 @@ class FlightLog:
         return (self.delivered - flight.delivered) / interval
 
     def recovered(self, number: int) -> bool:
-        """FEC has restored packet `number`: its content is there. It still counts as lost."""
+        """FEC has restored packet `number`: its data are there. It still counts as lost.
+
+        Control frames are not part of FEC's symbols: they are sent again.
+        """
         for flights in (self._flights, self._late):
             for flight in reversed(flights):
                 if flight.last < number:
@@ -316,7 +324,10 @@ class FlightLog:
                     new = bit & ~flight.done & ~(flight.settled & ~flight.lost)
                     if new:
                         flight.done |= new
-                        self._content_arrived(flight, new)
+                        self._pieces_arrived(flight, new)
+                        for index, control in flight.controls:
+                            if new >> (flight.count - 1 - index) & 1:
+                                self._outcome.control_lost(control)
                     return bool(new)
         return False
 

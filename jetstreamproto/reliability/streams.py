@@ -6,17 +6,23 @@ the message's number otherwise.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 
 from jetstreamproto.errors import ProtocolViolation
+from jetstreamproto.reliability.intervals import Range, add_range, remove_range
 
 ORDERED = -1
 """The number of a channel's ordered stream."""
 
-SEGMENT_COST = 200
-"""What keeping a piece that came out of order costs in bytes, beside its data."""
+SEGMENT_COST = 512
+"""What keeping a message, or a piece that came out of order, costs in bytes beside its data."""
+
+_SMALL = 4096
+"""Up to this size, a piece that came out of order is joined with the one that follows it."""
+_MOST_READY = 4
+"""Pieces of a message that wait one by one: a piece's objects are larger than a small piece."""
 
 _Data = bytes | memoryview
 
@@ -54,8 +60,8 @@ class SendStream:
         self.fin = False
         self.fin_sent = False
         self.fin_acked = False
-        self.lost: deque[tuple[int, int]] = deque()  # ranges to be sent again
-        self._acked: list[tuple[int, int]] = []  # ranges above `acked_to`
+        self.lost: deque[Range] = deque()  # to be sent again: sorted, and do not touch
+        self._acked: list[Range] = []  # above `acked_to`: sorted, and do not touch
         self._chunks: list[_Data] = []
         self._starts: list[int] = []
 
@@ -105,15 +111,11 @@ class SendStream:
         """The peer has the bytes from `start` to `stop`."""
         if start <= self.acked_to:
             if stop > self.acked_to:
-                self.acked_to = stop
-                ranges = self._acked
-                while ranges and ranges[0][0] <= self.acked_to:
-                    self.acked_to = max(self.acked_to, ranges.pop(0)[1])
-                self._forget()
+                self._acked_up_to(stop)
         elif start < stop:
-            self._add_range(start, stop)
-        if self.lost:
-            self._unlose(start, stop)
+            add_range(self._acked, start, stop)
+        if self.lost:  # what was thought lost has come after all
+            remove_range(self.lost, start, stop)
 
     def lose(self, start: int, stop: int) -> bool:
         """The bytes from `start` to `stop` were lost; whether any must be sent again."""
@@ -125,7 +127,7 @@ class SendStream:
                 index += 1
             low, high = self._acked[index] if index < len(self._acked) else (stop, stop)
             if start < low:
-                self.lost.append((start, min(low, stop)))
+                add_range(self.lost, start, min(low, stop))
                 any_missing = True
             start = max(start, high)
         return any_missing
@@ -136,33 +138,14 @@ class SendStream:
         self.next = self.end
         self.fin_sent = True
 
-    def _add_range(self, start: int, stop: int) -> None:
-        ranges = self._acked
-        low = bisect_left(ranges, (start, start))
-        if low and ranges[low - 1][1] >= start:
-            low -= 1
-            start = ranges[low][0]
-        high = low
-        while high < len(ranges) and ranges[high][0] <= stop:
-            stop = max(stop, ranges[high][1])
-            high += 1
-        ranges[low:high] = [(start, stop)]
-
-    def _unlose(self, start: int, stop: int) -> None:
-        """What was thought lost has come after all."""
-        kept: deque[tuple[int, int]] = deque()
-        for low, high in self.lost:
-            if high <= start or low >= stop:
-                kept.append((low, high))
-                continue
-            if low < start:
-                kept.append((low, start))
-            if high > stop:
-                kept.append((stop, high))
-        self.lost = kept
-
-    def _forget(self) -> None:
-        """Drop the chunks that the peer has completely."""
+    def _acked_up_to(self, stop: int) -> None:
+        """Forget the ranges below `stop`, and the chunks that the peer has completely."""
+        ranges, count = self._acked, 0
+        while count < len(ranges) and ranges[count][0] <= stop:
+            stop = max(stop, ranges[count][1])
+            count += 1
+        del ranges[:count]
+        self.acked_to = stop
         starts = self._starts
         count = bisect_right(starts, self.acked_to) - 1
         if self.acked_to == self.end:
@@ -173,7 +156,11 @@ class SendStream:
 
 
 class ReceiveStream:
-    """What has come of a stream, put in order."""
+    """What has come of a stream, put in order.
+
+    What has to wait, for what is missing or for the rest of a message, is copied: a small piece
+    must not keep the packet that it came in.
+    """
 
     __slots__ = ("_offsets", "_pieces", "channel", "end", "highest", "next", "number", "ready")
 
@@ -186,7 +173,7 @@ class ReceiveStream:
         self.ready: list[memoryview] = []
         """In order, and not taken yet."""
         self._offsets: list[int] = []
-        self._pieces: dict[int, memoryview] = {}
+        self._pieces: dict[int, bytes] = {}
 
     @property
     def complete(self) -> bool:
@@ -208,12 +195,15 @@ class ReceiveStream:
         if stop > self.highest:
             self.highest = stop
         if offset > self.next:
-            return self._keep(offset, data)
+            return self._keep(offset, data) if stop > offset else 0
         if stop > self.next:
-            self.ready.append(data[self.next - offset :] if offset < self.next else data)
+            fresh = data[self.next - offset :] if offset < self.next else data
+            self.ready.append(fresh if self.number < 0 else memoryview(bytes(fresh)))
             self.next = stop
-            if self._offsets:
-                return self._take_kept()
+            change = self._take_kept() if self._offsets else 0
+            if len(self.ready) > _MOST_READY and self.number >= 0:
+                self.ready = [memoryview(b"".join(self.ready))]
+            return change
         return 0
 
     def _check_end(self, stop: int, fin: bool) -> None:
@@ -225,15 +215,20 @@ class ReceiveStream:
             raise ProtocolViolation(f"data after the end of stream {self.channel}")
 
     def _keep(self, offset: int, data: memoryview) -> int:
-        known = self._pieces.get(offset)
-        if known is None:
-            insort(self._offsets, offset)
-            self._pieces[offset] = data
-            return len(data) + SEGMENT_COST
-        if len(data) > len(known):
-            self._pieces[offset] = data
-            return len(data) - len(known)
-        return 0
+        offsets, pieces = self._offsets, self._pieces
+        index = bisect_right(offsets, offset)
+        if index:
+            before = offsets[index - 1]
+            known = pieces[before]
+            overlap = before + len(known) - offset
+            if overlap >= len(data):
+                return 0
+            if before == offset or (overlap >= 0 and len(known) < _SMALL):
+                pieces[before] = known + data[overlap:]
+                return len(data) - overlap
+        offsets.insert(index, offset)
+        pieces[offset] = bytes(data)
+        return len(data) + SEGMENT_COST
 
     def _take_kept(self) -> int:
         offsets, pieces, freed, count = self._offsets, self._pieces, 0, 0
@@ -244,7 +239,7 @@ class ReceiveStream:
             count += 1
             freed += len(data) + SEGMENT_COST
             if offset + len(data) > self.next:
-                self.ready.append(data[self.next - offset :])
+                self.ready.append(memoryview(data)[self.next - offset :])
                 self.next = offset + len(data)
         del offsets[:count]
         return -freed

@@ -126,7 +126,8 @@ class DatagramOpener:
                 (keys.iv ^ number).to_bytes(12, "big"), data[body:end], data[start:body]
             )
         except InvalidTag:
-            return self._failed()
+            self._failed()
+            return None
 
     def expand(self, low: int) -> int:
         """The full number nearest to what is expected next (RFC 9000 appendix A.3)."""
@@ -134,7 +135,7 @@ class DatagramOpener:
         number = expected & ~_LOW | low
         if number > expected + _HALF:
             return number - (1 << 32)
-        if number + _HALF < expected:
+        if number + _HALF <= expected:
             return number + (1 << 32)
         return number
 
@@ -150,13 +151,15 @@ class DatagramOpener:
         elif previous is not None and previous.epoch & _EPOCH_BITS == epoch:
             keys = previous
         else:
-            return self._failed()
+            self._failed()
+            return None
         body = start + HEADER.size
         nonce = (keys.iv ^ number).to_bytes(12, "big")
         try:
             plaintext = keys.aead.decrypt(nonce, data[body:end], data[start:body])
         except InvalidTag:
-            return self._failed()
+            self._failed()
+            return None
         if keys is following:
             self._previous, self._keys, self._next = self._keys, keys, None
         return number, plaintext
@@ -184,7 +187,8 @@ class InitialProtection:
         self._number = 0
 
     def seal(self, dcid: int, scid: int, token: bytes, plaintext: bytes) -> bytes:
-        """The next INITIAL datagram."""
+        """The next INITIAL datagram. Raises ValueError for a token of over 255 bytes."""
+        _check_token(token)
         number, self._number = self._number, self._number + 1
         header = b"".join(
             (
@@ -201,6 +205,8 @@ class InitialProtection:
 
     def open(self, datagram: bytes) -> bytes | None:
         """The plaintext of an INITIAL datagram; None if it is damaged or for somebody else."""
+        if len(datagram) <= _LONG_HEADER.size:
+            return None
         end = _LONG_HEADER.size + 1 + datagram[_LONG_HEADER.size] + _PACKET_NUMBER.size
         if len(datagram) < end + TAG_SIZE:
             return None
@@ -220,14 +226,19 @@ def initial_overhead(token: bytes) -> int:
 def parse_initial(datagram: bytes) -> tuple[int, int, int, bytes]:
     """Version, destination id, source id and token of an INITIAL or RETRY datagram.
 
-    A RETRY's token is everything between its ids and its tag. Raises `WireError`.
+    A RETRY's token is everything between its ids and its tag, a byte at least. Raises `WireError`.
     """
     if len(datagram) < _LONG_HEADER.size + 1 + TAG_SIZE:
         raise WireError("a handshake datagram is too short")
     kind, version, dcid, scid = _LONG_HEADER.unpack_from(datagram)
     start = _LONG_HEADER.size
     if kind == RETRY:
-        return version, dcid, scid, datagram[start:-TAG_SIZE]
+        token = datagram[start:-TAG_SIZE]
+        if len(token) > _MAX_TOKEN:
+            raise WireError(f"a token of {len(token)} bytes; at most {_MAX_TOKEN}")
+        return version, dcid, scid, token
+    if kind != INITIAL:
+        raise WireError(f"not a handshake datagram: type 0x{kind:02x}")
     length = datagram[start]
     if start + 1 + length + _PACKET_NUMBER.size + TAG_SIZE > len(datagram):
         raise WireError("a handshake datagram ends within its token")
@@ -235,9 +246,8 @@ def parse_initial(datagram: bytes) -> tuple[int, int, int, bytes]:
 
 
 def retry_datagram(client_id: int, server_id: int, token: bytes) -> bytes:
-    """What a server answers an INITIAL without a token."""
-    if len(token) > _MAX_TOKEN:
-        raise ValueError(f"a token has at most {_MAX_TOKEN} bytes")
+    """What a server answers an INITIAL without a token. Raises ValueError as `seal` does."""
+    _check_token(token)
     header = _LONG_HEADER.pack(RETRY, VERSION, client_id, server_id) + token
     return header + _retry_tag(client_id, header)
 
@@ -246,6 +256,11 @@ def is_genuine_retry(datagram: bytes, client_id: int) -> bool:
     """Whether a RETRY came undamaged from somebody who knows the client's connection id."""
     header, tag = datagram[:-TAG_SIZE], datagram[-TAG_SIZE:]
     return _retry_tag(client_id, header) == tag
+
+
+def _check_token(token: bytes) -> None:
+    if len(token) > _MAX_TOKEN:
+        raise ValueError(f"a token has at most {_MAX_TOKEN} bytes")
 
 
 def _retry_tag(client_id: int, header: bytes) -> bytes:

@@ -40,8 +40,8 @@ class Delivery:
     )
 
     def __init__(self, channel: Channel) -> None:
-        settings = channel.session.settings
-        self.credit = ReceiveCredit(settings.channel_window, settings.max_channel_window)
+        session = channel.session
+        self.credit = ReceiveCredit(session.channel_window, session.settings.max_channel_window)
         self.receiving = False
         """Whether the peer may send: the channel is open, and its end was not delivered yet."""
         self._channel = channel

@@ -3,33 +3,59 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 from jetstreamproto.errors import ProtocolViolation
 from jetstreamproto.session.codes import MAX_AGENT, MAX_CREDENTIAL, MIN_WINDOW, PROTOCOL_VERSION
 from jetstreamproto.session.settings import SessionSettings
 from jetstreamproto.wire.session_messages import HELLO, Hello
 
+_FAR = 0.01
 
-def introduce(settings: SessionSettings, credentials: tuple[str, str] | None) -> bytes:
+
+class Windows(NamedTuple):
+    """Bytes of credit for a start: of every new channel, and of the session."""
+
+    channel: int
+    session: int
+
+
+def first_windows(settings: SessionSettings, rtt: float | None) -> Windows:
+    """The windows to start with: larger ones where the peer is `rtt` seconds away.
+
+    What small windows save in memory traffic they cost there in round trips until they have grown.
+    """
+    windows = Windows(settings.channel_window, settings.session_window)
+    if rtt is None or rtt < _FAR:
+        return windows
+    return Windows(
+        min(8 * windows.channel, settings.max_channel_window),
+        min(2 * windows.session, settings.max_session_window),
+    )
+
+
+def introduce(
+    settings: SessionSettings, windows: Windows, credentials: tuple[str, str] | None
+) -> bytes:
     """The HELLO payload of a side with these settings; a client may add user and password."""
     if credentials is None:
-        return _anonymous(settings)
+        return _anonymous(settings, windows)
     username, password = credentials
-    return HELLO.encode(_hello(settings)._replace(username=username, password=password))
+    return HELLO.encode(_hello(settings, windows)._replace(username=username, password=password))
 
 
 @lru_cache(maxsize=16)
-def _anonymous(settings: SessionSettings) -> bytes:
-    return HELLO.encode(_hello(settings))
+def _anonymous(settings: SessionSettings, windows: Windows) -> bytes:
+    return HELLO.encode(_hello(settings, windows))
 
 
-def _hello(settings: SessionSettings) -> Hello:
+def _hello(settings: SessionSettings, windows: Windows) -> Hello:
     return Hello(
         version=PROTOCOL_VERSION,
         max_message=settings.max_message,
         max_channels=settings.max_channels,
-        channel_window=settings.channel_window,
-        session_window=settings.session_window,
+        channel_window=windows.channel,
+        session_window=windows.session,
         lz4=settings.compression is not None,
         agent=settings.agent,
     )

@@ -26,6 +26,10 @@ class Intake:
         self._held = 0
         self._assembled = 0
 
+    def open(self, window: int) -> None:
+        """The peer is told that it may send `window` bytes to begin with."""
+        self.credit = ReceiveCredit(window, self._max_window)
+
     def hold(self, cost: int) -> bool:
         """A paused channel keeps what arrived: give the session its credit back all the same.
 

@@ -10,7 +10,7 @@ from twisted.logger import Logger
 
 from jetstreamproto.errors import HandshakeTimeout, NotLetIn, ProtocolViolation, Refused
 from jetstreamproto.session.codes import ResetCode, reason_text
-from jetstreamproto.session.hello import introduce, meet
+from jetstreamproto.session.hello import first_windows, introduce, meet
 from jetstreamproto.session.host import SessionHost
 from jetstreamproto.session.state import SessionState
 from jetstreamproto.wire.packet import Kind, PacketParts
@@ -142,7 +142,10 @@ class Introduction:
     def _say_hello(self) -> None:
         session = self._session
         credentials = self._host.credentials() if self._client else None
-        payload = introduce(session.settings, credentials)
+        windows = first_windows(session.settings, session.link.rtt)
+        session.channel_window = windows.channel
+        session.intake.open(windows.session)
+        payload = introduce(session.settings, windows, credentials)
         session.outbox.put_control(Kind.HELLO, 0, payload=payload)
         session.outbox.pump()
 

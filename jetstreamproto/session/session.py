@@ -60,6 +60,7 @@ class Session:
         "_table",
         "_was_open",
         "avatar",
+        "channel_window",
         "clock",
         "close_reason",
         "departure",
@@ -79,6 +80,8 @@ class Session:
         self.clock = clock
         self.state = SessionState.CONNECTING
         self.peer_hello: Hello
+        self.channel_window = host.settings.channel_window
+        """Credit that we give every new channel."""
         self.avatar: object | None = None
         self.close_reason: JetStreamError | None = None
         self.refusal: JetStreamError | None = None

@@ -25,7 +25,7 @@ from jetstreamproto.errors import (
     WireError,
 )
 from jetstreamproto.reliability.connection import Connection
-from jetstreamproto.reliability.crypto import CryptoExchange, alert_plaintext
+from jetstreamproto.reliability.crypto import FIRST_TIMEOUT, CryptoExchange, alert_plaintext
 from jetstreamproto.reliability.paths import Address
 from jetstreamproto.reliability.settings import MIN_DATAGRAM, DatagramSettings
 from jetstreamproto.security.datagrams import (
@@ -47,11 +47,12 @@ _EXPORTER_TRANSPORT = b"udp"
 _TURN_BYTES = 1 << 20
 """What a link sends before the reactor has a turn for others."""
 _EARLY_DATAGRAMS = 8
+_REPETITIONS = 3  # of what is said to a peer that is turned away
 _PROTOCOL_ERROR = 10  # the session's code for it
 _BLOCKED = 0.001  # seconds until a system that takes no more is asked again
-_LINGER = 3.0
+_LINGER = 5.0
 """Probe timeouts for which a closed connection still answers its peer."""
-_LEAST_LINGER = 1.0
+_LEAST_LINGER, _LONGEST_LINGER = 1.0, 10.0
 _ROUNDING = 1e-6
 _STREAM: tuple[Mode, float | None] = (Mode.ORDERED, None)
 
@@ -121,6 +122,7 @@ class UdpLink:
         )
         self._early: list[bytes] = []
         self._last_words: list[bytes] = []
+        self._repetitions = _REPETITIONS
         self._state = _State.HANDSHAKE
         self._confirmed = False  # the peer has sent under the keys
         self._modes: dict[int, tuple[Mode, float | None]] = {}
@@ -139,6 +141,10 @@ class UdpLink:
         self._take_from_tls()
         self._send_initials()
         self._arm()
+
+    @property
+    def _is_over(self) -> bool:
+        return self._state is _State.CLOSED or self._state is _State.GONE
 
     @property
     def address(self) -> Address:
@@ -239,11 +245,13 @@ class UdpLink:
     def initial_received(self, datagram: bytes, source_id: int) -> None:
         """An INITIAL datagram came for this connection."""
         self._bytes_received += len(datagram)
-        if self._last_words:  # it has not heard them
-            self._say_last_words()
+        if self._last_words:
+            if self._repetitions:  # it has not heard them, or answers them by its own
+                self._repetitions -= 1
+                self._say_last_words()
             return
         exchange = self._exchange
-        if exchange is None or self._confirmed:
+        if exchange is None or self._confirmed or self._is_over:
             return
         opened = self._initial.open(datagram)
         if opened is None:
@@ -254,7 +262,7 @@ class UdpLink:
             data = exchange.receive(opened)
             if data:
                 self._tls_received(data)
-            if exchange.alert is not None and self._state is not _State.CLOSED:
+            if exchange.alert is not None and not self._is_over:
                 reason = exchange.alert or "it gave no reason"
                 self._lose(Refused(f"the peer turned us away: {reason}"))
         except (HandshakeError, ConfigurationError) as error:
@@ -282,6 +290,8 @@ class UdpLink:
 
     def _connected(self, handshake: Handshake) -> None:
         settings, now = self._port.settings, self._port.now()
+        if not self._client and now - self._started_at < FIRST_TIMEOUT:  # nothing sent twice
+            self._rtt = now - self._started_at
         sending, receiving = handshake.traffic_keys(_EXPORTER_TRANSPORT)
         self.connection = Connection(
             DatagramSealer(sending, self._peer_id, settings.key_packets),
@@ -421,7 +431,7 @@ class UdpLink:
             self._call_at(when)
 
     def _next_timeout(self) -> float | None:
-        if self._state is _State.CLOSED or self._state is _State.GONE:
+        if self._is_over:
             return None
         times = []
         if self._exchange is not None and self._exchange.due_at is not None:
@@ -461,14 +471,14 @@ class UdpLink:
 
     def _lose(self, failure: JetStreamError | None) -> None:
         """The connection is over for the session; its peer may still need an answer."""
-        if self._state is _State.CLOSED or self._state is _State.GONE:
+        if self._is_over:
             return
         self._state = _State.CLOSED
         self.failure = failure
         if self._timer is not None:
             self._timer.cancel()
         timeout = 0.0 if self.connection is None else self.connection.sender.rtt.probe_timeout
-        linger = max(_LEAST_LINGER, _LINGER * timeout)
+        linger = min(max(_LEAST_LINGER, _LINGER * timeout), _LONGEST_LINGER)
         self._timer = self._port.clock.callLater(linger, self.forget)
         self._timer_at = float("-inf")
         self._user.link_lost(failure)

@@ -16,6 +16,7 @@ from jetstreamproto.reliability.congestion.base import (
     AckSample,
     LossSample,
 )
+from jetstreamproto.reliability.congestion.ceiling import Ceiling
 from jetstreamproto.reliability.congestion.random_loss import RandomLoss
 
 STARTUP, DRAIN, DOWN, CRUISE, UP, HOLD, PROBE_RTT = range(7)
@@ -37,7 +38,9 @@ _JUMP = 16
 _JUMP_MARGIN = 1.25
 _CONFIRMED = 0.85
 _FULL_GROWTH, _FULL_ROUNDS = 1.25, 3
-_RATE_ROUNDS = 10
+_RATE_ROUNDS, _RATE_TIME = 9, 1.0
+_QUEUED = 1.05
+_CROWDED_CYCLES = 2
 _CRUISE_ROUNDS = 6
 _RTT_LIFETIME, _RTT_PROBE_TIME = 10.0, 0.2
 _NEAR = 1.25
@@ -59,7 +62,8 @@ class Bbr:
     __slots__ = (
         "_bdp",
         "_ceiling",
-        "_ceiling_at",
+        "_crowded",
+        "_cycle_low",
         "_cycle_lost",
         "_cycle_total",
         "_drained_rtt",
@@ -72,7 +76,7 @@ class Bbr:
         "_lost_at_random",
         "_min_rtt",
         "_min_rtt_at",
-        "_most",
+        "_overflow_at",
         "_past_rates",
         "_peak",
         "_probe_mark",
@@ -91,6 +95,7 @@ class Bbr:
         "_state",
         "_state_at",
         "_state_rounds",
+        "_successes",
         "max_datagram",
         "pacing_rate",
         "window",
@@ -102,7 +107,7 @@ class Bbr:
         self.pacing_rate = float("inf")
         self._lost_at_random = RandomLoss()
         self._rate = 0.0  # the highest delivery rate lately
-        self._past_rates: deque[float] = deque(maxlen=_RATE_ROUNDS - 1)
+        self._past_rates: deque[tuple[float, float]] = deque()
         self._bdp = 0.0
         self._min_rtt = float("inf")
         self._min_rtt_at = 0.0
@@ -124,11 +129,13 @@ class Bbr:
         self._full_rounds = 0
         self._rate_mark = self._probe_mark = 0.0
         self._hint = 0.0
-        self._most = 0.0  # bytes that may be under way on the word of the hint
         self._last_hint = 0.0
         self._hint_rounds = 0
-        self._ceiling = float("inf")  # bytes in flight that made the queue overflow, reduced
-        self._ceiling_at = 0.0
+        self._ceiling = Ceiling()
+        self._overflow_at = -float("inf")
+        self._successes = 0
+        self._crowded = 0
+        self._cycle_low = float("inf")
         self._cycle_lost = self._cycle_total = 0
         self._drained_rtt = 0.0
 
@@ -145,7 +152,8 @@ class Bbr:
             self._enter(CRUISE, now)
 
     def lost(self, sample: LossSample) -> None:
-        self._round_lost += sample.lost
+        if sample.sent_at > self._overflow_at:
+            self._round_lost += sample.lost
         self._round_total += sample.lost
         self._lost_at_random.lost(sample.lost, sample.sent_at)
 
@@ -180,7 +188,7 @@ class Bbr:
 
     def collapsed(self, now: float) -> None:
         self.window = MIN_WINDOW_PACKETS * self.max_datagram
-        self._ceiling = float("inf")
+        self._ceiling.lift()
 
     # --- rounds -------------------------------------------------------------------------
 
@@ -192,11 +200,14 @@ class Bbr:
         self._peak = max(self._round_peak, sample.in_flight)
         if self._round_low < self._recent_rtt:
             self._recent_rtt = self._round_low
+        if self._round_low < self._cycle_low:
+            self._cycle_low = self._round_low
         self._cycle_lost += self._round_lost
         self._cycle_total += self._round_total
         overflow = self._queued and self._lost_at_random.excess(
             self._round_lost, self._round_total, self.max_datagram
         )
+        self._ceiling.raised(now, max(self._round_low, self._min_rtt) if self._round_low < float("inf") else self._min_rtt, self.max_datagram)
         if overflow:
             self._overflowed(now)
         if self._state == STARTUP:
@@ -205,24 +216,31 @@ class Bbr:
             self._probed(now)
         self._check_min_rtt(now)
         if self._round_rate > 0:
-            self._past_rates.append(self._round_rate)
-            self._rate = max(self._past_rates)
+            self._remember_rate(now)
         self._round_rate = 0.0
         self._round_low, self._round_high = float("inf"), 0.0
         self._round_lost = self._round_total = 0
         self._round_peak = sample.in_flight
 
+    def _remember_rate(self, now: float) -> None:
+        """The highest rate of the last rounds counts; fewer of them if a queue makes them long."""
+        rates = self._past_rates
+        rates.append((now, self._round_rate))
+        oldest = now - max(_RATE_TIME, 2 * _RATE_ROUNDS * self._min_rtt)
+        while len(rates) > _RATE_ROUNDS or (len(rates) > 2 and rates[0][0] < oldest):
+            rates.popleft()
+        self._rate = max(rate for _, rate in rates)
+
     @property
     def _queued(self) -> bool:
         """Whether packets of this round waited in a queue for a good while."""
-        return self._round_low > 1.1 * self._min_rtt + 0.001
+        return self._round_low > _QUEUED * self._min_rtt + 0.001
 
     def _overflowed(self, now: float) -> None:
         """More was lost than at random: the queue is too short for what was in flight."""
-        self._ceiling = max(
-            _BETA * min(self._peak, self._ceiling), MIN_WINDOW_PACKETS * self.max_datagram
-        )
-        self._ceiling_at = now
+        datagram = self.max_datagram
+        self._ceiling.overflowed(now, self._peak, MIN_WINDOW_PACKETS * datagram, datagram)
+        self._overflow_at = now
         if self._state in (UP, HOLD):
             self._enter(DOWN, now)
 
@@ -245,8 +263,6 @@ class Bbr:
                 self._filled(now)
                 self._enter(UP, now)
                 return
-            if self._hint_rounds >= 2 and not self._queued:
-                self._most = self._hint * self._min_rtt * _JUMP_MARGIN
             if self._hint_rounds > 4:
                 self._hint = 0.0
                 self._lost_at_random.discard()
@@ -275,8 +291,8 @@ class Bbr:
         state = self._state
         if state == CRUISE:
             if self._state_rounds >= _CRUISE_ROUNDS:
-                self._cycle_ended()
-                self._enter(UP, now)
+                self._cycle_ended(now)
+                self._enter(CRUISE if self._competing else UP, now)
         elif state == DOWN:
             if (
                 sample.in_flight <= self._bdp + self._slack
@@ -304,14 +320,32 @@ class Bbr:
     def _probed(self, now: float) -> None:
         """What came of sending faster is known."""
         if self._rate >= _GROWTH * self._probe_mark:
-            self._enter(UP, now)
+            self._successes += 1
+            if self._successes >= 2 and not self._queued:
+                self._successes = 0
+                self._full, self._full_rounds, self._rate_mark = False, 0, 0.0
+                self._enter(STARTUP, now)
+            else:
+                self._enter(UP, now)
         else:
+            self._successes = 0
             self._enter(DOWN, now)
 
-    def _cycle_ended(self) -> None:
+    def _cycle_ended(self, now: float) -> None:
         if self._cycle_total:
             self._lost_at_random.bounded(self._cycle_lost / self._cycle_total)
         self._cycle_lost = self._cycle_total = 0
+        if self._cycle_low > 1.1 * self._min_rtt + 0.002:
+            self._crowded += 1
+            if self._crowded == _CROWDED_CYCLES and self._ceiling.limit == float("inf"):
+                self._ceiling.begin(now, self._peak, self.max_datagram)
+        else:
+            self._crowded = 0
+        self._cycle_low = float("inf")
+
+    @property
+    def _competing(self) -> bool:
+        return self._crowded >= _CROWDED_CYCLES
 
     def _check_min_rtt(self, now: float) -> None:
         if now < self._min_rtt_at + _RTT_LIFETIME or self._state == PROBE_RTT:
@@ -335,10 +369,6 @@ class Bbr:
             self._lost_at_random.quiet(now)
         else:
             self._lost_at_random.loud(now)
-        if state == UP and self._ceiling < float("inf"):
-            self._ceiling *= 1.25
-            if self._ceiling > 2 * _WINDOW_GAIN * self._bdp:
-                self._ceiling = float("inf")
 
     # --- what follows from it -------------------------------------------------------------
 
@@ -354,12 +384,21 @@ class Bbr:
             self._control_startup(sample, rate)
             return
         self.pacing_rate = self._gain * rate
+        if self._crowded >= _CROWDED_CYCLES and self._state == CRUISE:
+            self.window = int(self._ceiling.limit)
+            if sample.smoothed_rtt > 0:
+                self.pacing_rate = max(rate, 1.2 * self.window / sample.smoothed_rtt)
+            return
         if self._state == PROBE_RTT:
             target = 0.5 * bdp
         else:
             target = _WINDOW_GAIN * bdp + _AGGREGATED_PACKETS * datagram + _BURST_TIME * rate
-            if target > self._ceiling:
-                target = self._ceiling
+            ceiling = self._ceiling
+            if ceiling.limit < float("inf"):
+                if ceiling.limit > 2 * target:
+                    ceiling.lift()
+                elif target > ceiling.limit:
+                    target = ceiling.limit
         least = MIN_WINDOW_PACKETS * datagram
         if rtt < _TINY_RTT and least < _TINY_WINDOW:
             least = _TINY_WINDOW
@@ -370,7 +409,7 @@ class Bbr:
         initial = INITIAL_WINDOW_PACKETS * datagram
         target = _WINDOW_GAIN * self._bdp + _AGGREGATED_PACKETS * datagram
         if self._hint:
-            most = max(self._most, _JUMP * initial)
+            most = max(_JUMP * initial, _STARTUP_GAIN * self._bdp)
             target = max(target, min(most, _JUMP_MARGIN * self._hint * rtt + 10 * datagram))
             pacing = max(rate, min(self._hint, most / rtt))
         else:

@@ -25,6 +25,7 @@ _EAGER_PACKETS = 200
 _TRAIN_PACKETS, _LEAST_SPREAD = 12, 0.0005
 _MAX_ACK_DELAY = 0.025
 _GRANULARITY = 0.001
+_MOST_THRESHOLD = 256
 
 
 def mbit(rate: float) -> float:
@@ -59,7 +60,10 @@ class Bottleneck:
     """A link of `rate` with a tail-drop queue of `queue` bytes, then `delay` seconds of way.
 
     `loss` is the share of packets lost at random, before the queue (as Linux's netem does it) or
-    after it; `ack_loss` that of acknowledgements, whose way back takes `delay` as well.
+    after it, on the average in bursts of `burst` packets (a Gilbert-Elliott model, if more than
+    one); `ack_loss` that of acknowledgements, whose way back takes `delay` as well. Packets take
+    up to `jitter` longer and may overtake each other. Acknowledgements leave every `slot` seconds
+    only, as from a radio link, if that is not 0. `changes` says at what times the rate changes.
     """
 
     rate: float
@@ -67,6 +71,10 @@ class Bottleneck:
     queue: float
     loss: float = 0.0
     ack_loss: float = 0.0
+    burst: float = 1.0
+    jitter: float = 0.0
+    slot: float = 0.0
+    changes: list[tuple[float, float]] = field(default_factory=list)
     loses_first: bool = True
     seed: int = 1
     dropped: int = 0
@@ -75,25 +83,45 @@ class Bottleneck:
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
         self._free_at = 0.0
+        self._bad = False
 
     def queued(self, now: float) -> float:
+        while self.changes and self.changes[0][0] <= now:
+            when, rate = self.changes.pop(0)
+            if self._free_at > when:
+                self._free_at = when + (self._free_at - when) * self.rate / rate
+            self.rate = rate
         return max(0.0, self._free_at - now) * self.rate
+
+    def _is_lost(self) -> bool:
+        if not self.loss:
+            return False
+        if self.burst <= 1:
+            return self.random.random() < self.loss
+        if self._bad:
+            self._bad = self.random.random() >= 1 / self.burst
+        else:
+            self._bad = self.random.random() < self.loss / (1 - self.loss) / self.burst
+        return self._bad
 
     def arrival(self, now: float) -> float | None:
         """When a packet sent now comes out at the far end; None for never."""
-        lost = self.loss > 0 and self.random.random() < self.loss
+        lost = self._is_lost()
         if lost and self.loses_first:
             return None
-        if self.queued(now) + WIRE > self.queue + WIRE:
+        if self.queued(now) > self.queue:
             self.dropped += 1
             return None
         self._free_at = max(self._free_at, now) + WIRE / self.rate
         self.passed += 1
-        return None if lost else self._free_at + self.delay
+        late = self.random.random() * self.jitter if self.jitter else 0.0
+        return None if lost else self._free_at + self.delay + late
 
     def ack_arrival(self, now: float) -> float | None:
         if self.ack_loss > 0 and self.random.random() < self.ack_loss:
             return None
+        if self.slot:
+            now = (now // self.slot + 1) * self.slot
         return now + self.delay
 
 
@@ -205,6 +233,8 @@ class Flow:
         self._acked_pieces: set[int] = set()
         self._under_way: dict[int, Packet] = {}
         self._next = 0
+        self._given_up: dict[int, int] = {}
+        self._threshold, self.spurious_packets = 3, 0
         self._largest_acked = -1
         self._processed = 0
         self._delivered_at = self._first_sent_at = 0.0
@@ -333,7 +363,7 @@ class Flow:
         if not numbers:
             return
         self._processed = count
-        acked = 0
+        acked = late = 0
         newest: Packet | None = None
         for number in numbers:
             packet = self._under_way.pop(number, None)
@@ -342,6 +372,13 @@ class Flow:
                 acked += DATAGRAM
                 if newest is None or number > newest.number:
                     newest = packet
+            elif (piece := self._given_up.pop(number, None)) is not None:
+                self._acked_pieces.add(piece)
+                late += DATAGRAM
+        if late:  # it was not lost but overtaken: be more patient from now on
+            self._threshold = min(2 * self._threshold, _MOST_THRESHOLD)
+            self.spurious_packets += late // DATAGRAM
+            self.delivered += late
         if newest is None:
             return
         self._probe_count = 0
@@ -404,7 +441,7 @@ class Flow:
             number = packet.number
             if number > self._largest_acked:
                 break
-            if number <= self._largest_acked - 3 or packet.sent_at + delay <= now:
+            if number <= self._largest_acked - self._threshold or packet.sent_at + delay <= now:
                 lost.append(packet)
             else:
                 break
@@ -413,6 +450,7 @@ class Flow:
         for packet in lost:
             del self._under_way[packet.number]
             self._again.append(packet.piece)
+            self._given_up[packet.number] = packet.piece
         self.lost_packets += len(lost)
         size = len(lost) * DATAGRAM
         self.in_flight -= size
@@ -466,10 +504,27 @@ def transfer(
 
 
 def compete(
-    congestions: list[Congestion], link: Bottleneck, seconds: float, log: float = 0.0
+    congestions: list[Congestion],
+    link: Bottleneck,
+    seconds: float,
+    starts: tuple[float, ...] = (),
+    measured_from: float = 0.0,
+    log: float = 0.0,
 ) -> tuple[list[float], list[Flow]]:
-    """Let flows send all they can at once: the goodput of each in Mbit/s, and the flows."""
+    """Let flows send all they can: the goodput of each in Mbit/s, and the flows.
+
+    It is measured from `measured_from` to `seconds`; the flows start at `starts`.
+    """
     clock = Clock()
-    flows = [Flow(clock, link, congestion, log_every=log) for congestion in congestions]
+    flows = [
+        Flow(clock, link, congestion, starts_at=starts[i] if starts else 0.0, log_every=log)
+        for i, congestion in enumerate(congestions)
+    ]
+    clock.run(measured_from)
+    before = [flow.payload_delivered for flow in flows]
     clock.run(seconds)
-    return [flow.payload_delivered * 8 / seconds / 1e6 for flow in flows], flows
+    span = seconds - measured_from
+    return [
+        (flow.payload_delivered - start) * 8 / span / 1e6
+        for flow, start in zip(flows, before, strict=True)
+    ], flows
