@@ -255,6 +255,9 @@ class JetStreamDatagramProtocol(DatagramProtocol):
         assert self.factory is not None
         where = f"{address[0]} {address[1]}"
         if version != VERSION:
+            mended = datagram[:1] + VERSION.to_bytes(4, "big") + datagram[5:]
+            if InitialProtection(client_id, client=False).open(mended) is not None:
+                return  # it is ours, and only was damaged on its way
             self._turn_away(client_id, f"this server speaks version {VERSION} only", address)
             return
         if not token:

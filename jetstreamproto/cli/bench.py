@@ -26,7 +26,7 @@ UP, DOWN = "up", "down"
 _DEFAULTS: dict[str, dict[str, Any]] = {
     BULK: {"bytes": 256_000_000, "direction": UP},
     RPC: {"calls": 20_000, "concurrency": 64, "size": 64},
-    EVENTS: {"count": 1000, "rate": 100.0, "size": 200, "deadline": 35.0},
+    EVENTS: {"count": 1000, "rate": 100.0, "size": 200, "deadline": 45.0},
 }
 _IN_FLIGHT = 1 << 25  # bytes of rpc payload; more only waits in queues
 _MOST_EVENTS = 1_000_000  # that the latency service takes

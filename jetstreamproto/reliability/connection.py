@@ -24,6 +24,10 @@ _ABORTED = 0xFFFF
 _END_PATIENCE = 8.0
 """Seconds for which the last acknowledgement is waited for: the peer has ended, and has all of our
 data; most likely it also has our end, and is gone, and what got lost is its word for it."""
+_ENDING_HEARTBEAT = 2.0
+"""Seconds of quiet after which a peer whose end is awaited is told that, and from where."""
+_CHALLENGE_TIMEOUT = 1.0
+"""Seconds after which a path is challenged again at the latest: our data are lost meanwhile."""
 _FULL_CONTENT = 15  # bytes of a STREAM frame's head
 _MOST_RESPONSES = 4
 _NOT_ELICITING = frozenset((frames.PADDING, frames.ACK, frames.FLOOR, frames.CLOSE))
@@ -258,7 +262,10 @@ class Connection:
 
     @property
     def _keepalive_at(self) -> float:
-        return max(self._heard_at, self.sender.sent_at) + self.settings.heartbeat
+        heartbeat = self.settings.heartbeat
+        if self.ending:
+            heartbeat = min(heartbeat, _ENDING_HEARTBEAT)
+        return max(self._heard_at, self.sender.sent_at) + heartbeat
 
     # --- sending ------------------------------------------------------------------------
 
@@ -285,7 +292,8 @@ class Connection:
             plaintext = frames.encode_control(frames.PATH_RESPONSE, data)
             end = self._sealer.seal(plaintext, out, 0)
             return Departure(end, end, address)
-        challenge = self._paths.challenge(now, self.sender.rtt.probe_timeout)
+        timeout = min(self.sender.rtt.probe_timeout, _CHALLENGE_TIMEOUT)
+        challenge = self._paths.challenge(now, timeout)
         candidate = self._paths.candidate
         if challenge is None or candidate is None:
             return None

@@ -64,6 +64,7 @@ class CryptoExchange:
     def restart(self, rtt: float) -> None:
         """The peer is there, `rtt` seconds away, but kept nothing: send everything again."""
         self._timeout = max(_LEAST_TIMEOUT, 2 * rtt)
+        self.due_at = None
         self._outgoing.lose(0, self._outgoing.next)
 
     @property

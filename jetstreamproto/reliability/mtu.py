@@ -55,7 +55,7 @@ class MtuSearch:
     def probe_acked(self, size: int) -> None:
         """A probe of `size` bytes has arrived."""
         self._probe, self._attempts = None, 0
-        if size > self.size:
+        if self.size < size < self._ruled_out:
             self.size = size
             self._lost_in_a_row = 0
 
@@ -73,21 +73,21 @@ class MtuSearch:
         self._probe, self._attempts = None, 0
         self._ruled_out = min(self._ruled_out, size)
         if size <= self.size:
-            self.size = MIN_DATAGRAM
+            self._shrink()
 
     def full_packet_acked(self) -> None:
         """A packet of `size` bytes has arrived."""
         self._lost_in_a_row = 0
 
     def full_packets_lost(self, count: int) -> bool:
-        """`count` packets of `size` bytes were lost; whether the path has become narrower."""
+        """`count` packets of `size` bytes were lost; whether the path may have become narrower.
+
+        That is not certain, so the size is not ruled out: probes will tell.
+        """
         self._lost_in_a_row += count
         if self._lost_in_a_row < _BLACK_HOLE or self.size <= MIN_DATAGRAM:
             return False
-        self._ruled_out = self.size
-        self.size = MIN_DATAGRAM
-        self._lost_in_a_row = 0
-        self._probe, self._attempts = None, 0
+        self._shrink()
         return True
 
     def reset(self) -> None:
@@ -95,6 +95,12 @@ class MtuSearch:
         self.size = self._most if self._fixed else MIN_DATAGRAM
         self._ruled_out = self._most + 1
         self._probe, self._attempts, self._wait_until = None, 0, 0.0
+
+    def _shrink(self) -> None:
+        """Start again from what every path carries."""
+        self.size = MIN_DATAGRAM
+        self._probe, self._attempts = None, 0
+        self._lost_in_a_row, self._wait_until = 0, 0.0
 
     def _candidate(self) -> int | None:
         for step in _STEPS:

@@ -52,6 +52,7 @@ class Sender:
         self.mtu = MtuSearch(settings.max_mtu, settings.mtu)
         self.congestion = congestion_control(settings.congestion, self.mtu.size)
         self.log = FlightLog(self)
+        self.log.full_size = self.mtu.size
         self.protector = Protector(settings.fec, self.rtt)
         self.outgoing = Outgoing(sealer, self.protector)
         self.end_acked = False
@@ -164,14 +165,14 @@ class Sender:
     def _detect_losses(self, now: float, full_acked: bool) -> int:
         """Give up what is lost; the bytes of it. `full_acked`: a full packet has just come."""
         log = self.log
-        before = log.packets_lost
+        before, full_before = log.packets_lost, log.full_lost
         log.hold = self.protector.hold(self.rtt)
         lost, sent_at = log.detect_losses(now, self.rtt.loss_delay)
         if not lost:
             return 0
         self._round_lost += log.packets_lost - before
-        size = self.mtu.size
-        if not full_acked and lost >= size and self.mtu.full_packets_lost(lost // size):
+        full_lost = log.full_lost - full_before
+        if full_lost and not full_acked and self.mtu.full_packets_lost(full_lost):
             self._mtu_changed()
         self.congestion.lost(LossSample(now, lost, log.in_flight, sent_at))
         return lost
@@ -312,7 +313,7 @@ class Sender:
         return end, end
 
     def _mtu_changed(self) -> None:
-        size = self.mtu.size
+        size = self.log.full_size = self.mtu.size
         self.congestion.max_datagram = size
         self._pacer.least_burst = max(_BURST_PACKETS * min(size, _USUAL_PACKET), size)
 

@@ -148,6 +148,8 @@ class FlightLog:
         "delivered",
         "delivered_at",
         "first_sent_at",
+        "full_lost",
+        "full_size",
         "hold",
         "in_flight",
         "largest_acked",
@@ -171,6 +173,9 @@ class FlightLog:
         self.in_flight = 0
         self.packet_threshold = PACKET_THRESHOLD
         self.packets_lost = 0
+        self.full_size = 1 << 16
+        """Bytes of a packet that is as long as the path is thought to carry."""
+        self.full_lost = 0  # packets of at least that size
         self.spurious = 0
         self.delivered = 0
         self.delivered_at = 0.0
@@ -409,6 +414,8 @@ class FlightLog:
             self._outcome.mtu_probe_lost(size)
             return 0
         self.packets_lost += mask.bit_count()
+        if flight.size >= self.full_size:
+            self.full_lost += (mask if flight.last_size >= self.full_size else mask >> 1).bit_count()
         again = mask & ~flight.done
         if again.bit_count() <= flight.repairable:
             self._held.append((flight.sent_at + self.hold, flight, again))

@@ -161,7 +161,7 @@ class BenchTests(UdpCase):
             with self.subTest(fec):
                 report = self.report(
                     *("bench", "--mode", "events", "--count", "300", "--rate", "1000"),
-                    *("--fec", fec, "--deadline", "35"),
+                    *("--fec", fec, "--deadline", "45"),
                 )
                 self.assertEqual((report["delivered"], report["payload_bytes"]), (300, 60_000))
                 self.assertGreater(report["wire_bytes"], 60_000 + 300 * 28)

@@ -273,12 +273,16 @@ def draw_link(random: Random) -> LinkOptions:
     def part(most: float) -> float:
         return most * random.random() if random.random() < bad else 0.0
 
+    rate = random.choice((None, 300e3, 1e6, 5e6, 50e6))
+    queue = random.choice((0.02, 0.1, 1.0))
+    if rate is not None:
+        queue = max(queue, 10 * 1500 * 8 / rate)
     outages: Any = ()
     if random.random() < 0.15:
         length = random.uniform(0.1, _LONGEST_OUTAGE)
         outages = Outages(length + random.uniform(2, 10), length, random.uniform(0, 10))
     return LinkOptions(
-        rate=random.choice((None, 300e3, 1e6, 5e6, 50e6)),
+        rate=rate,
         delay=delay,
         jitter=delay * part(1.0),
         keep_order=random.random() < 0.3,
@@ -288,7 +292,7 @@ def draw_link(random: Random) -> LinkOptions:
         reorder=part(0.1),
         reorder_delay=random.choice((None, 0.001, 0.05)),
         corrupt=part(0.05),
-        queue=random.choice((0.02, 0.1, 1.0)),
+        queue=queue,
         mtu=random.choice((None, 1500, 1280, 9000)),
         mtu_reports=random.random() < 0.5,
         blackholes=outages,

@@ -44,7 +44,7 @@ _CROWDED_CYCLES = 2
 _CRUISE_ROUNDS = 6
 _RTT_LIFETIME, _RTT_PROBE_TIME = 10.0, 0.2
 _NEAR = 1.25
-_MOST_SKIPPED = 3
+_MOST_SKIPPED = 1
 _TINY_RTT, _TINY_WINDOW = 0.002, 256 << 10
 _BETA = 0.7
 _AGGREGATED_PACKETS = 20
@@ -189,6 +189,7 @@ class Bbr:
     def collapsed(self, now: float) -> None:
         self.window = MIN_WINDOW_PACKETS * self.max_datagram
         self._ceiling.lift()
+        self._crowded = 0
 
     # --- rounds -------------------------------------------------------------------------
 
@@ -292,7 +293,7 @@ class Bbr:
         if state == CRUISE:
             if self._state_rounds >= _CRUISE_ROUNDS:
                 self._cycle_ended(now)
-                self._enter(CRUISE if self._competing else UP, now)
+                self._enter(DOWN if self._competing else UP, now)
         elif state == DOWN:
             if (
                 sample.in_flight <= self._bdp + self._slack
@@ -335,9 +336,10 @@ class Bbr:
         if self._cycle_total:
             self._lost_at_random.bounded(self._cycle_lost / self._cycle_total)
         self._cycle_lost = self._cycle_total = 0
-        if self._cycle_low > 1.1 * self._min_rtt + 0.002:
+        burst = _AGGREGATED_PACKETS * self.max_datagram / self._rate if self._rate else 0.0
+        if self._cycle_low > 1.1 * self._min_rtt + 0.002 + burst:
             self._crowded += 1
-            if self._crowded == _CROWDED_CYCLES and self._ceiling.limit == float("inf"):
+            if self._crowded >= _CROWDED_CYCLES and self._ceiling.limit == float("inf"):
                 self._ceiling.begin(now, self._peak, self.max_datagram)
         else:
             self._crowded = 0
@@ -383,7 +385,10 @@ class Bbr:
         if self._state == STARTUP:
             self._control_startup(sample, rate)
             return
-        self.pacing_rate = self._gain * rate
+        # What is lost at random is not made up for while a queue drains: if it was overflow after
+        # all, the estimate would keep the queue full, and so be confirmed.
+        quiet = self._state in (DOWN, DRAIN)
+        self.pacing_rate = self._gain * (self._rate if quiet else rate)
         if self._crowded >= _CROWDED_CYCLES and self._state == CRUISE:
             self.window = int(self._ceiling.limit)
             if sample.smoothed_rtt > 0:
@@ -395,7 +400,7 @@ class Bbr:
             target = _WINDOW_GAIN * bdp + _AGGREGATED_PACKETS * datagram + _BURST_TIME * rate
             ceiling = self._ceiling
             if ceiling.limit < float("inf"):
-                if ceiling.limit > 2 * target:
+                if ceiling.limit > 2 * target and not self._crowded:
                     ceiling.lift()
                 elif target > ceiling.limit:
                     target = ceiling.limit

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from jetstreamproto.reliability.congestion.cubic import cubic_window, time_to_plateau
 
-_BETA = 0.7
+_BETA = 0.6
 """What an overflow leaves of the window: less of a cut than CUBIC's 0.7, as little is lost here."""
 _ALPHA = 3 * (1 - _BETA) / (1 + _BETA)
 """Packets a round trip that make a flow which is cut so as fast as Reno."""

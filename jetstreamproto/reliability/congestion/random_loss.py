@@ -79,4 +79,4 @@ class RandomLoss:
         """Whether `lost` of `total` bytes is clearly more than chance takes."""
         share = self.share
         deviation = (share * (1 - share) * total * datagram) ** 0.5
-        return lost > share * total + 2.5 * deviation + datagram
+        return lost > share * total + 3 * deviation + datagram / 2

@@ -12,6 +12,8 @@ MAX_WINDOW = 32
 """Symbols that an adaptive plan covers at most: more would save little and cost time."""
 _HOLD = 0.9
 """Part of the delay budget after which repairs wait for no more symbols."""
+_PATIENCE = 4
+"""Delay budgets over which repairs cover a symbol."""
 
 
 class FecPlan(NamedTuple):
@@ -81,9 +83,9 @@ def sliding_plan(
     r = max(parity_needed(within, loss, residual), 1)
     every = max(ceil(1 / overhead), within // r)
     every = min(every, within, _symbols(hold, interval))
-    # symbols do not come as regularly as that, and age is limited by itself
-    window = min(2 * within, MAX_WINDOW)
-    return FecPlan(every, window, 1, window, hold, budget)
+    # what the first repair cannot restore a later one may, still sooner than a retransmission
+    window = min(_PATIENCE * within, MAX_WINDOW)
+    return FecPlan(every, window, 1, window, hold, _PATIENCE * budget)
 
 
 def _symbols(seconds: float, interval: float) -> int:
