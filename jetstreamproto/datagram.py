@@ -1,4 +1,4 @@
-"""`JetStreamDatagramProtocol`: a UDP port of a Twisted application, carrying any number of sessions."""
+"""`JetStreamDatagramProtocol`: a UDP port of a Twisted application, with any number of sessions."""
 
 from __future__ import annotations
 
@@ -99,7 +99,10 @@ class JetStreamDatagramProtocol(DatagramProtocol):
         return session
 
     def stop(self) -> Deferred[None]:
-        """Drop the sessions there are; fires when no peer has to be answered any more."""
+        """Drop the sessions there are; fires when no peer has to be answered any more.
+
+        Nobody is let in until then.
+        """
         stopped: Deferred[None] = Deferred()
         for link in tuple(self._links.values()):
             link.abort()
@@ -270,7 +273,8 @@ class JetStreamDatagramProtocol(DatagramProtocol):
         if server_id_again is None or server_id_again in self._links:
             self.strange += 1
             return
-        admitted = self.factory.admit(address[0])
+        stopping = "the server is shutting down" if self._idle else ""
+        admitted = stopping or self.factory.admit(address[0])
         if isinstance(admitted, str):
             self._turn_away(client_id, admitted, address)
             return

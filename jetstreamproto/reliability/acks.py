@@ -22,6 +22,7 @@ class Acknowledger:
         "_count",
         "_eager",
         "_floor",
+        "_largest",
         "_largest_at",
         "_max_delay",
         "_window",
@@ -36,11 +37,13 @@ class Acknowledger:
         self._count = 0
         self._eager = _EAGER_PACKETS
         self._floor = 0
+        self._largest = -1
         self._largest_at = 0.0
 
     def received(self, now: float, eliciting: int, gap: bool, rtt: float) -> None:
-        """A batch came, the highest number among it; `eliciting` packets want to be known of."""
-        self._largest_at = now
+        """A batch came and is in the window; `eliciting` of its packets want to be known of."""
+        if self._window.highest != self._largest:
+            self._largest, self._largest_at = self._window.highest, now
         if not eliciting:
             return
         self._count += eliciting

@@ -30,6 +30,8 @@ _CHALLENGE_TIMEOUT = 1.0
 """Seconds after which a path is challenged again at the latest: our data are lost meanwhile."""
 _FULL_CONTENT = 15  # bytes of a STREAM frame's head
 _MOST_RESPONSES = 4
+_FAREWELLS = 2
+"""Acknowledgements of the peer's end, for this side may not be there to repeat it."""
 _NOT_ELICITING = frozenset((frames.PADDING, frames.ACK, frames.FLOOR, frames.CLOSE))
 
 
@@ -80,6 +82,7 @@ class Connection:
         self._heard_at = now
         self._close_frame: bytes | None = None
         self._close_due = False
+        self._farewells = _FAREWELLS
 
     # --- for the link -------------------------------------------------------------------
 
@@ -292,11 +295,12 @@ class Connection:
             plaintext = frames.encode_control(frames.PATH_RESPONSE, data)
             end = self._sealer.seal(plaintext, out, 0)
             return Departure(end, end, address)
-        timeout = min(self.sender.rtt.probe_timeout, _CHALLENGE_TIMEOUT)
-        challenge = self._paths.challenge(now, timeout)
-        candidate = self._paths.candidate
+        paths = self._paths
+        challenge, candidate = paths.challenge(now, self.sender.rtt.probe_timeout), paths.candidate
         if challenge is None or candidate is None:
             return None
+        if paths.due_at is not None:
+            paths.due_at = min(paths.due_at, now + _CHALLENGE_TIMEOUT)
         data, size = challenge
         plaintext = frames.encode_control(frames.PATH_CHALLENGE, data)
         end = self._sealer.seal(plaintext.ljust(size - OVERHEAD, b"\0"), out, 0)
@@ -334,7 +338,8 @@ class Connection:
         if self._close_due and self._close_frame is not None:
             self._close_due = False
             plaintext = self._close_frame
-        elif self.failure is None and self._acks.due_at is not None:  # the peer's end, once more
+        elif self.failure is None and (self._farewells or self._acks.due_at is not None):
+            self._farewells = max(0, self._farewells - 1)
             plaintext = self._acks.take(now)
         else:
             return None

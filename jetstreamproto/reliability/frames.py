@@ -1,4 +1,4 @@
-"""Frames: what the plaintext of a sealed datagram is made of (docs/protocol.md section 9)."""
+"""Frames: what the plaintext of a sealed datagram is made of (docs/protocol.md section 8)."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ CLOSE: Final = 0x0F
 RECOVERED: Final = 0x10
 
 STREAM_HEAD: Final = struct.Struct(">BIQH")
-MESSAGE_HEAD: Final = struct.Struct(">BIIIH")
+MESSAGE_HEAD: Final = struct.Struct(">BIQIH")
 SOURCE_HEAD: Final = struct.Struct(">BI3x")
 REPAIR_HEAD: Final = struct.Struct(">BIBBB")
 _ACK_HEAD = struct.Struct(">BQIIH")
 _NUMBER = struct.Struct(">BQ")
-_SKIP = struct.Struct(">BIII")
+_SKIP = struct.Struct(">BIQI")
 _RECOVERED_HEAD = struct.Struct(">BIH")
 _CLOSE_HEAD = struct.Struct(">BHH")
 
@@ -209,10 +209,11 @@ def _parse(kind: int, view: memoryview, start: int) -> tuple[object, int]:
 def _parse_piece(kind: int, view: memoryview, start: int) -> tuple[Piece, int]:
     if kind <= STREAM_FIN:
         _, channel, offset, size = STREAM_HEAD.unpack_from(view, start)
-        number = -1
+        number, start = -1, start + STREAM_HEAD.size
     else:
         _, channel, number, offset, size = MESSAGE_HEAD.unpack_from(view, start)
-    data, start = _cut(view, start + 15, size)
+        start += MESSAGE_HEAD.size
+    data, start = _cut(view, start, size)
     return Piece(channel, number, offset, data, kind in (STREAM_FIN, MESSAGE_FIN)), start
 
 

@@ -54,6 +54,8 @@ class MtuSearch:
 
     def probe_acked(self, size: int) -> None:
         """A probe of `size` bytes has arrived."""
+        if size != self._probe:
+            return  # it was for another path
         self._probe, self._attempts = None, 0
         if self.size < size < self._ruled_out:
             self.size = size
@@ -61,6 +63,8 @@ class MtuSearch:
 
     def probe_lost(self, size: int) -> None:
         """A probe of `size` bytes has not."""
+        if size != self._probe:
+            return
         self._probe = None
         self._attempts += 1
         if self._attempts >= _MAX_PROBES:

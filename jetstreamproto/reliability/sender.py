@@ -12,6 +12,7 @@ from jetstreamproto.reliability.congestion.choice import congestion_control
 from jetstreamproto.reliability.mtu import MtuSearch
 from jetstreamproto.reliability.outgoing import Outgoing
 from jetstreamproto.reliability.pacing import Pacer
+from jetstreamproto.reliability.packer import Packer
 from jetstreamproto.reliability.protection import Protector, Restorer
 from jetstreamproto.reliability.rtt import RttEstimator
 from jetstreamproto.reliability.sent import TRAIN_PACKETS, AckOutcome, Control, Flight, FlightLog
@@ -23,7 +24,7 @@ _BURST_PACKETS, _USUAL_PACKET = 10, 1472
 _MAX_PROBE_BACKOFF = 10
 _LONGEST_PROBE, _LONGEST_END_PROBE = 2.0, 0.5
 """Seconds between probes at most, if the path is no longer: what comes back after an outage is
-noticed soon, and the last acknowledgement of all is asked for while the peer lingers."""
+noticed soon. An end has little time, both of the session's and of a peer that only lingers."""
 _LEAST_RTT = 1e-6
 _BLACK_HOLE_TIMEOUTS, _COLLAPSE_TIMEOUTS = 2, 3
 _SKIP_EVERY = 256
@@ -54,7 +55,8 @@ class Sender:
         self.log = FlightLog(self)
         self.log.full_size = self.mtu.size
         self.protector = Protector(settings.fec, self.rtt)
-        self.outgoing = Outgoing(sealer, self.protector)
+        self.outgoing = Outgoing(self.protector)
+        self._packer = Packer(sealer, self.outgoing, self.protector)
         self.end_acked = False
         """The peer has everything, our end included."""
         self.sent_at = now
@@ -235,7 +237,7 @@ class Sender:
             return None
         prefix = self._prefix(now)
         self._skip_number()
-        flight, end = outgoing.build(out, size, budget, now, prefix)
+        flight, end = self._packer.build(out, size, budget, now, prefix)
         if flight is None:
             return self._unasked_datagram(out, prefix) if prefix else None
         flight.train = not self._burst_sent
@@ -370,7 +372,7 @@ class Sender:
         newest = self.log.newest
         sent_at = newest.sent_at if newest is not None else self.sent_at
         timeout = self.rtt.probe_timeout
-        longest = max(timeout, _LONGEST_END_PROBE if self._end_sent else _LONGEST_PROBE)
+        longest = max(timeout, _LONGEST_END_PROBE if self._ending else _LONGEST_PROBE)
         return sent_at + min(timeout * (1 << min(self._timeouts, _MAX_PROBE_BACKOFF)), longest)
 
     def _recover_losses(self, now: float) -> None:

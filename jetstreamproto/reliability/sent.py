@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Protocol
 
-from jetstreamproto.reliability.frames import MICROSECONDS
+from jetstreamproto.reliability.frames import MAX_BITMAP, MICROSECONDS
 from jetstreamproto.reliability.streams import SendStream
 
 PACKET_THRESHOLD = 3
@@ -225,14 +225,16 @@ class FlightLog:
             self._heard = True
             self.largest_acked = largest
             self._largest_bitmap = bitmap
-        elif new:
-            self._largest_bitmap |= bitmap << -ahead
+        elif new and -ahead < 8 * MAX_BITMAP:
+            self._largest_bitmap |= bitmap << -ahead & (1 << 8 * MAX_BITMAP) - 1
         if not new:
             return result
         lowest = largest - new.bit_length() + 1
         for flight in reversed(self._flights):
             if flight.last < lowest:
                 break
+            if flight.first > largest:
+                continue
             self._acknowledge_in(flight, _aligned(new, largest, flight), result)
         if self._late and self._late[-1].last >= lowest:
             for flight in reversed(self._late):
@@ -244,6 +246,8 @@ class FlightLog:
         return result
 
     def _acknowledge_in(self, flight: Flight, received: int, result: AckOutcome) -> None:
+        if flight.lost:
+            self._late_in(flight, received)
         new = received & ~flight.settled
         if not new:
             return
@@ -280,8 +284,10 @@ class FlightLog:
         if not late:
             return
         flight.lost &= ~late
-        self.spurious += late.bit_count()
         self.delivered += flight.bytes_of(late)
+        if flight.mtu_probe:
+            return
+        self.spurious += late.bit_count()
         self.packet_threshold = min(2 * self.packet_threshold, _MOST_THRESHOLD)
         self._content_arrived(flight, late & ~flight.done)
 
@@ -415,7 +421,8 @@ class FlightLog:
             return 0
         self.packets_lost += mask.bit_count()
         if flight.size >= self.full_size:
-            self.full_lost += (mask if flight.last_size >= self.full_size else mask >> 1).bit_count()
+            full = mask if flight.last_size >= self.full_size else mask & ~1
+            self.full_lost += full.bit_count()
         again = mask & ~flight.done
         if again.bit_count() <= flight.repairable:
             self._held.append((flight.sent_at + self.hold, flight, again))

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from jetstreamproto.errors import ProtocolViolation
+from jetstreamproto.reliability.frames import MESSAGE_HEAD, STREAM_HEAD
 from jetstreamproto.reliability.intervals import Range, add_range, remove_range
 
 ORDERED = -1
@@ -41,6 +42,7 @@ class SendStream:
         "fin",
         "fin_acked",
         "fin_sent",
+        "head",
         "lost",
         "next",
         "number",
@@ -51,6 +53,7 @@ class SendStream:
     def __init__(self, channel: int, number: int = ORDERED, deadline: float | None = None) -> None:
         self.channel = channel
         self.number = number
+        self.head = (STREAM_HEAD if number == ORDERED else MESSAGE_HEAD).size  # of its frames
         self.deadline = deadline  # when a message expires; None for never
         self.protected = False  # whether FEC covers it
         self.scheduled = False  # whether it waits in the queue of those that have data

@@ -161,11 +161,9 @@ class UdpLink:
     def rtt(self) -> float | None:
         """The smoothed round-trip time in seconds."""
         connection = self.connection
-        return (
-            connection.sender.rtt.smoothed
-            if connection is not None and connection.sender.rtt.known
-            else None
-        )
+        if connection is None or not connection.sender.rtt.known:
+            return None
+        return connection.sender.rtt.smoothed
 
     @property
     def stats(self) -> DatagramStats:
@@ -426,8 +424,7 @@ class UdpLink:
     # --- time ----------------------------------------------------------------------------
 
     def _arm(self) -> None:
-        when = self._next_timeout()
-        if when is not None:
+        if (when := self._next_timeout()) is not None:
             self._call_at(when)
 
     def _next_timeout(self) -> float | None:

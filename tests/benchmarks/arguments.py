@@ -5,23 +5,39 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 
-from tests.benchmarks.runner import OURS, Results, machine
+from tests.benchmarks.runner import OURS, Results, machine, note
 from tests.benchmarks.table import Column, compare
 
 
-def parser(description: str, peers: Sequence[str], rounds: int) -> argparse.ArgumentParser:
+OPTIONAL = frozenset({"aioquic"})
+"""Contenders that need a package of their name, which need not be there."""
+
+
+def parser(
+    description: str, peers: Sequence[str], rounds: int, others: Sequence[str] = ()
+) -> argparse.ArgumentParser:
+    """The common options. Ours is compared with `peers`, and with `others` only when asked."""
     options = argparse.ArgumentParser(description=description)
     options.add_argument("--rounds", type=int, default=rounds, help="of each contender")
     options.add_argument(
-        "--peers", nargs="*", choices=peers, default=peers, help="whom to compare with"
+        "--peers",
+        nargs="*",
+        choices=[*peers, *others],
+        default=peers,
+        help=f"whom to compare with ({' '.join(peers)})",
     )
     options.add_argument("--json", action="store_true", help="print one JSON object")
     return options
 
 
 def contenders(options: argparse.Namespace) -> list[str]:
-    return [OURS, *options.peers]
+    """Ours, and those of the peers asked for that can run here."""
+    missing = [name for name in options.peers if name in OPTIONAL and find_spec(name) is None]
+    for name in missing:
+        note(f"{name} is skipped: the package is not installed (pip install {name})")
+    return [OURS, *(name for name in options.peers if name not in missing)]
 
 
 def show(

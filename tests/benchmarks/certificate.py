@@ -13,6 +13,7 @@ from cryptography.x509.oid import NameOID
 from jetstreamproto.security.identity import Identity
 
 HOST = "localhost"
+FILE = "certificate.pem"
 
 
 def write_certificate(folder: Path) -> Path:
@@ -32,6 +33,6 @@ def write_certificate(folder: Path) -> Path:
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, SHA256())
     )
-    path = folder / "certificate.pem"
+    path = folder / FILE
     path.write_bytes(Identity(key, certificate).to_pem())
     return path

@@ -11,6 +11,7 @@ import json
 import resource
 import signal
 import sys
+from collections.abc import Coroutine
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,15 @@ def memory() -> dict[str, int]:
 
 
 def serve(reactor: Any, job: Job, parent: Parent, contender: Any) -> None:
+    if hasattr(contender, "listen"):
+        _tell(parent, _listen(reactor, job, contender))
+        return
     port = reactor.listenTCP(0, contender.server(job), backlog=_BACKLOG, interface="127.0.0.1")
     parent.tell(port=port.getHost().port)
+
+
+async def _listen(reactor: Any, job: Job, contender: Any) -> dict[str, object]:
+    return {"port": await contender.listen(reactor, job)}
 
 
 def call(reactor: Any, job: Job, parent: Parent, contender: Any) -> None:
@@ -73,9 +81,14 @@ def call(reactor: Any, job: Job, parent: Parent, contender: Any) -> None:
         task = getattr(contender, job.task)(reactor, job)
     else:
         task = getattr(crowd, job.task)(reactor, job, contender.Sessions(reactor, job))
-    measured = ensureDeferred(task)
-    measured.addCallback(lambda figures: parent.tell(**figures))
-    measured.addErrback(lambda failure: parent.tell(error=failure.getTraceback()))
+    _tell(parent, task)
+
+
+def _tell(parent: Parent, finding: Coroutine[Any, Any, dict[str, Any]]) -> None:
+    """Tell the parent what is found, or what went wrong."""
+    found = ensureDeferred(finding)
+    found.addCallback(lambda values: parent.tell(**values))
+    found.addErrback(lambda failure: parent.tell(error=failure.getTraceback()))
 
 
 def _raise_file_limit() -> None:
@@ -88,12 +101,12 @@ def main() -> None:
     signal.alarm(max(1, round(job.deadline)))  # whatever happens, this process ends by then
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent sees to that
     _raise_file_limit()
-    epollreactor.install()
+    contender = job.module()
+    getattr(contender, "install_reactor", epollreactor.install)()
     from twisted.internet import reactor
 
     parent = Parent(reactor)
     stdio.StandardIO(parent)
-    contender = import_module(f"tests.benchmarks.contenders.{job.contender}")
     reactor.callWhenRunning(call if job.port else serve, reactor, job, parent, contender)
     if job.profile:
         profiler = import_module("tests.benchmarks.profiler")

@@ -130,12 +130,16 @@ class Results:
     def values(self, case: str, contender: str, metric: str) -> list[float]:
         return [figures[metric] for figures in self._rounds[case][contender]]
 
+    def has(self, case: str, contender: str, metric: str) -> bool:
+        """Whether this contender has such a figure at all."""
+        return metric in self._rounds[case].get(contender, [{}])[0]
+
     def median(self, case: str, contender: str, metric: str) -> float:
         return median(self.values(case, contender, metric))
 
     def ratio(self, case: str, peer: str, metric: str) -> float | None:
         """Ours to the peer's median; None without either."""
-        if OURS not in self._rounds[case] or peer not in self._rounds[case]:
+        if not self.has(case, OURS, metric) or not self.has(case, peer, metric):
             return None
         theirs = self.median(case, peer, metric)
         return self.median(case, OURS, metric) / theirs if theirs else None

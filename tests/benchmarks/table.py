@@ -10,7 +10,10 @@ from tests.benchmarks.runner import OURS, Results
 
 @dataclass(frozen=True)
 class Column:
-    """A metric and how its median is shown, with its range and our ratio to it where asked."""
+    """A metric and how its median is shown, with its range and our ratio to it where asked.
+
+    Who does not have it is shown nothing.
+    """
 
     metric: str
     title: str
@@ -25,6 +28,18 @@ NAMES = {
     "tcp": "Twisted TCP, plain",
     "amp": "Twisted AMP, plain",
     "int32": "Int32StringReceiver, plain",
+    "udp": "JetStreamProto, UDP",
+    "udp-1472": "JetStreamProto, UDP, 1472",
+    "udp-fec": "JetStreamProto, UDP, FEC 10+2",
+    "udp-fec-1472": "JetStreamProto, UDP, FEC 10+2, 1472",
+    "aioquic": "aioquic, QUIC",
+    "udp-bbr": "JetStreamProto, UDP, bbr",
+    "udp-cubic": "JetStreamProto, UDP, cubic",
+    "udp-newreno": "JetStreamProto, UDP, newreno",
+    "tcp-bbr": "TCP, plain, bbr",
+    "tcp-cubic": "TCP, plain, cubic",
+    "udp-adaptive": "JetStreamProto, UDP, FEC adaptive",
+    "udp-off": "JetStreamProto, UDP, FEC off",
 }
 
 
@@ -50,6 +65,9 @@ def compare(results: Results, case: str, columns: Sequence[Column]) -> str:
     for contender in results.contenders(case):
         row = [NAMES[contender]]
         for column in columns:
+            if not results.has(case, contender, column.metric):
+                row += ["", *("" for _ in _titles(column))]
+                continue
             row.append(column.form.format(results.median(case, contender, column.metric)))
             if column.ranged:
                 values = results.values(case, contender, column.metric)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import tracemalloc
 from random import Random
 
-from twisted.logger import LogEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from zope.interface import implementer
 
 from jetstreamproto.security.datagrams import INITIAL, SEALED
 from jetstreamproto.testing import LinkOptions
@@ -94,7 +95,7 @@ class ForgeryTests(UdpTestCase):
     def test_cut_ones_that_never_came_whole(self) -> None:
         """Their numbers are new, so that they are opened, and do not open."""
         pair = UdpPair(link=NEAR, seed=3)
-        inbox = pair.run(pair.client.open("echo"))
+        inbox = pair.open("echo")
         held: list[Datagram] = []
 
         def hold(datagram: Datagram) -> bool:
@@ -139,8 +140,14 @@ class ForgeryTests(UdpTestCase):
 class FloodTests(UdpTestCase):
     def setUp(self) -> None:
         self.events: list[LogEvent] = []
-        globalLogPublisher.addObserver(self.events.append)
-        self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
+        events = self.events
+
+        @implementer(ILogObserver)
+        def observe(event: LogEvent) -> None:
+            events.append(event)
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
 
     def flood(self, count: int, pair: UdpPair, seed: int) -> None:
         generator = Random(seed)
@@ -155,7 +162,9 @@ class FloodTests(UdpTestCase):
             elif kind == 1:
                 datagram = tail
             elif kind == 2:
-                datagram = bytes((SEALED | generator.randrange(16),)) + generator.randbytes(8) + tail
+                datagram = (
+                    bytes((SEALED | generator.randrange(16),)) + generator.randbytes(8) + tail
+                )
             elif kind == 3:
                 datagram = bytes((SEALED | generator.randrange(16),)) + known + tail
             elif kind == 4:

@@ -6,7 +6,13 @@ from collections import Counter
 from dataclasses import replace
 from random import Random
 
-from jetstreamproto.errors import HandshakeError, HandshakeTimeout, NothingListens, PeerSilent, Refused
+from jetstreamproto.errors import (
+    HandshakeError,
+    HandshakeTimeout,
+    NothingListens,
+    PeerSilent,
+    Refused,
+)
 from jetstreamproto.security.datagrams import (
     INITIAL,
     RETRY,
@@ -64,7 +70,7 @@ class BadNetworkTests(UdpTestCase):
         for bitmap in range(128):
             with self.subTest(bitmap=bitmap):
                 pair = UdpPair(link=NEAR, seed=bitmap, connect=False)
-                pair.net.tap = lambda datagram, lost=bitmap: (  # type: ignore[misc]
+                pair.net.tap = lambda datagram, lost=bitmap: (
                     datagram.index >= 7 or not lost >> datagram.index & 1
                 )
                 pair.run(pair.client.when_connected())
@@ -137,7 +143,7 @@ class EndInTheHandshakeTests(UdpTestCase):
         for first in range(1, 6):
             pair = UdpPair(link=NEAR, seed=first, connect=False)
             results = outcome(pair.client.when_connected())
-            pair.net.tap = lambda datagram, first=first: (  # type: ignore[misc]
+            pair.net.tap = lambda datagram, first=first: (
                 datagram.source[0] == CLIENT or datagram.number < first
             )
             pair.advance(60.0)

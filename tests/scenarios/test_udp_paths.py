@@ -19,7 +19,7 @@ ELSEWHERE = "203.0.113.5"
 class RebindingTests(UdpTestCase):
     def move(self, address: str | None, *, down: bool, seed: int) -> None:
         pair = UdpPair(link=replace(SLOW, loss=0.01), behind_nat=True, seed=seed)
-        inbox = pair.run(pair.client.open("echo" if down else "sink"))
+        inbox = pair.open("echo" if down else "sink")
         for start in range(0, len(BULK), 50_000):
             inbox.channel.send(BULK[start : start + 50_000])
         inbox.channel.end()
@@ -87,7 +87,7 @@ class RebindingTests(UdpTestCase):
         pair.advance(20.0)
         pair.nat.rebind()
         pair.advance(20.0)
-        inbox = pair.run(pair.client.open("echo"))
+        inbox = pair.open("echo")
         inbox.channel.send(b"here")
         self.assertEqual(pair.run(inbox.get()), b"here")
         self.assertEqual(pair.server_link.stats.rebindings, 1)
@@ -181,7 +181,7 @@ class MtuTests(UdpTestCase):
         for seed in range(4):
             with self.subTest(seed=seed):
                 pair = UdpPair(link=replace(WAN, mtu=1500), seed=seed)
-                inbox = pair.run(pair.client.open("echo"))
+                inbox = pair.open("echo")
                 pair.advance(1.0)
                 pair.change_link(mtu=1300)
                 began = pair.clock.seconds()
@@ -213,7 +213,7 @@ class MtuTests(UdpTestCase):
                 self.assert_closes(pair)
 
     def test_a_lying_router(self) -> None:
-        """Reports that nothing passes are not believed further than the least that every path has."""
+        """That nothing passes is believed no further than to the least that every path has."""
         pair = UdpPair(link=replace(SLOW, mtu=1500), seed=2)
         inbox = pair.start_transfer(BULK)
         for mtu in (0, 1, 68, 576, 1228, 1300, 1499, 1 << 31):

@@ -109,7 +109,7 @@ class KeyUpdateTests(UdpTestCase):
         for seed, packets in enumerate((16, 17, 32, 64)):
             with self.subTest(seed=seed, packets=packets):
                 pair = UdpPair(link=link, seed=seed, datagrams=settings(key_packets=packets))
-                inbox = pair.run(pair.client.open("echo"))
+                inbox = pair.open("echo")
                 for number in range(100):
                     message = noise(5000, number)
                     inbox.channel.send(message)
@@ -148,7 +148,7 @@ class SettingsTests(UdpTestCase):
     def test_the_largest_message(self) -> None:
         message = noise(16 * MIB)
         pair = UdpPair(link=replace(WAN, rate=None, loss=0.05), seed=1, batches=False)
-        inbox = pair.run(pair.client.open("sink"))
+        inbox = pair.open("sink")
         inbox.channel.send(message)
         inbox.channel.end()
         pair.run(inbox.channel.when_closed())
@@ -168,7 +168,7 @@ class SettingsTests(UdpTestCase):
                 pair = UdpPair(link=link, seed=seed, datagrams=options)
                 inbox = pair.start_transfer(BULK)
                 peak = 0
-                while not inbox.channel.state.value == "closed":
+                while inbox.channel.state.value != "closed":
                     pair.advance(0.01)
                     peak = max(peak, pair.connection("client").sender.log.in_flight)
                 self.assertEqual(pair.received, BULK)
@@ -179,7 +179,7 @@ class SettingsTests(UdpTestCase):
         options = settings(receive_window=256 * KIB)
         session = SessionSettings(compression=None, max_channel_window=1 << 20)
         pair = UdpPair(link=WAN, seed=3, datagrams=options, settings=session)
-        slow = pair.run(pair.client.open("sink"))
+        slow = pair.open("sink")
         pair.sinks.made[-1].channel.pauseProducing()
         for start in range(0, len(BULK), 50_000):
             slow.channel.send(BULK[start : start + 50_000])
@@ -218,7 +218,7 @@ class SettingsTests(UdpTestCase):
         pair = UdpPair(link=replace(WAN, loss=0.05), seed=8)
         inboxes: list[Inbox] = []
         for number in range(60):
-            inbox = pair.run(pair.client.open("echo", urgency=number % 8))
+            inbox = pair.open("echo", urgency=number % 8)
             inbox.channel.send(noise(30_000, number))
             inbox.channel.end()
             inboxes.append(inbox)

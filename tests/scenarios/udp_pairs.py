@@ -16,7 +16,7 @@ from jetstreamproto.session.protocol import Inbox
 from jetstreamproto.testing import DatagramPair, LinkOptions
 from jetstreamproto.testing.datagram_pair import CLIENT, SERVER, SERVER_PORT
 from jetstreamproto.testing.simnet import Datagram
-from tests.doubles import IDENTITY, QuickClock, Recorder, Registry
+from tests.doubles import IDENTITY, QuickClock, Registry
 
 Address = tuple[str, int]
 
@@ -37,6 +37,10 @@ class UdpPair(DatagramPair):
         offered: dict[str, Any] = {"echo": Echo, "sink": self.sinks}
         super().__init__(offered | (services or {}), identity=IDENTITY, **options)
 
+    def open(self, service: str, **options: Any) -> Inbox:
+        """A channel of the client's."""
+        return self.run(self.client.open(service, Inbox(), **options))
+
     def transfer(self, data: bytes, piece: int = 60_000) -> bytes:
         """Send `data` to the server; what came there."""
         inbox = self.start_transfer(data, piece)
@@ -44,7 +48,7 @@ class UdpPair(DatagramPair):
         return self.received
 
     def start_transfer(self, data: bytes, piece: int = 60_000) -> Inbox:
-        inbox = self.run(self.client.open("sink"))
+        inbox = self.open("sink")
         for start in range(0, len(data), piece):
             inbox.channel.send(data[start : start + piece])
         inbox.channel.end()
@@ -53,11 +57,12 @@ class UdpPair(DatagramPair):
     @property
     def received(self) -> bytes:
         """What the server has received on its last "sink" channel."""
-        return b"".join(self.sinks.made[-1].messages)
+        received: list[bytes] = self.sinks.made[-1].messages
+        return b"".join(received)
 
     def ask(self, message: bytes) -> bytes:
         """Its echo."""
-        inbox = self.run(self.client.open("echo"))
+        inbox = self.open("echo")
         inbox.channel.send(message)
         answer = self.run(inbox.get())
         inbox.channel.end()

@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from random import Random
 from typing import Any
 
-from twisted.logger import LogEvent, LogLevel, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
+from zope.interface import implementer
 
 from jetstreamproto.errors import ChannelClosed, JetStreamError
 from jetstreamproto.reliability.settings import DatagramSettings
@@ -260,7 +261,6 @@ class Scene:
         pair = self.pair
         if pair.nat is not None and chance < 0.7:
             pair.nat.rebind("192.0.2.9" if chance < 0.2 else None)
-            pair.net.join("10.0.0.1", "10.0.0.2", pair.net.link("10.0.0.1", "10.0.0.2").options)
         else:
             pair.change_link(mtu=1228 + round(300 * chance))
 
@@ -320,6 +320,7 @@ def logged_failures() -> Iterator[list[str]]:
     """What is logged as a failure or error meanwhile."""
     failures: list[str] = []
 
+    @implementer(ILogObserver)
     def observe(event: LogEvent) -> None:
         if event.get("log_level") in (LogLevel.error, LogLevel.critical):
             failure = event.get("log_failure")

@@ -52,6 +52,8 @@ class LossSample:
 class Congestion(Protocol):
     """One path's congestion control."""
 
+    max_datagram: int
+    """Bytes of UDP payload in a full packet; may be changed when the path's MTU becomes known."""
     window: int
     """Bytes that may be in flight."""
     pacing_rate: float

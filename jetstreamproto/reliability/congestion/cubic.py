@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from jetstreamproto.reliability.congestion.base import AckSample
 from jetstreamproto.reliability.congestion.hystart import CONSERVATIVE_DIVISOR, HyStart
 from jetstreamproto.reliability.congestion.loss_based import LossBased
@@ -16,7 +18,7 @@ _MOST_GROWTH = 1.5
 
 def time_to_plateau(most: float, start: float) -> float:
     """K: seconds until a window of `start` packets is back at `most` (RFC 9438 section 4.2)."""
-    return max((most - start) / C, 0.0) ** (1 / 3)
+    return math.cbrt(max((most - start) / C, 0.0))
 
 
 def cubic_window(elapsed: float, plateau: float, most: float) -> float:

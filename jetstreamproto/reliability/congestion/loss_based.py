@@ -65,7 +65,8 @@ class LossBased:
             self._round_end = sample.delivered
             self._used, self._peak = self._peak, sample.in_flight
         rtt = sample.rtt
-        recovering = rtt is not None and sample.now - rtt <= self._recovery_at
+        sent_at = sample.now - (sample.smoothed_rtt if rtt is None else rtt)
+        recovering = sent_at <= self._recovery_at
         if not recovering and self._limits:
             if self.window < self.threshold:
                 self._slow_start(sample, rounded)
@@ -88,7 +89,8 @@ class LossBased:
         used, window = max(self._used, self._peak), self.window
         if window < self.threshold:
             return 2 * used >= window
-        return used >= window - max(_BURST_PACKETS * self.max_datagram, window >> 3)
+        spare = max(_BURST_PACKETS * self.max_datagram, window >> 3)
+        return used >= window - min(spare, window >> 1)
 
     def _slow_start(self, sample: AckSample, rounded: bool) -> None:
         """Grow as RFC 9002 section 7.3.1 says; `rounded` at the first sample of a round trip."""

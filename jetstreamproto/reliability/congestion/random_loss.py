@@ -7,10 +7,13 @@ taken for random.
 
 from __future__ import annotations
 
+import math
+
 _MOST = 0.25
 _PRIOR_PACKETS = 20
 """Imagined packets that arrived, so that a few losses at the start do not say much."""
 _MEMORY_PACKETS = 1500
+_DEVIATIONS, _DOUBT_PACKETS = 3, 2
 
 
 class RandomLoss:
@@ -76,7 +79,12 @@ class RandomLoss:
             self._lost = share * self._total
 
     def excess(self, lost: int, total: int, datagram: int) -> bool:
-        """Whether `lost` of `total` bytes is clearly more than chance takes."""
+        """Whether `lost` of `total` bytes is clearly more than chance takes.
+
+        Where nothing is lost at random for long, any loss is.
+        """
         share = self.share
-        deviation = (share * (1 - share) * total * datagram) ** 0.5
-        return lost > share * total + 3 * deviation + datagram / 2
+        deviation = math.sqrt(share * (1 - share) * total * datagram)
+        # What has been observed so far may have met with few losses by chance.
+        doubt = _DOUBT_PACKETS * datagram / (self._total + _PRIOR_PACKETS * datagram)
+        return lost > (share + doubt) * total + _DEVIATIONS * deviation + datagram / 2

@@ -59,7 +59,11 @@ async def connect(
 
 
 async def bulk(reactor: Any, job: Job) -> dict[str, float]:
-    session = await connect(reactor, job, client(job))
+    return bulk_figures(*await send_blocks(await connect(reactor, job, client(job)), job))
+
+
+async def send_blocks(session: Session, job: Job) -> tuple[int, dict[str, float]]:
+    """Send blocks for a while: the bytes that were confirmed, and what the window measured."""
     inbox = await session.open(DISCARD, Inbox())
     channel = inbox.channel
 
@@ -73,10 +77,10 @@ async def bulk(reactor: Any, job: Job) -> dict[str, float]:
     channel.registerProducer(source, True)
     source.resumeProducing()
     received = int.from_bytes(await inbox.get(), "big")
-    figures = bulk_figures(received, window.stop())
+    measured = window.stop()
     if received != source.sent:
         raise AssertionError(f"sent {source.sent} bytes, {received} arrived")
-    return figures
+    return received, measured
 
 
 class _Caller(ChannelProtocol):
@@ -87,7 +91,11 @@ class _Caller(ChannelProtocol):
 
 
 async def rpc(reactor: Any, job: Job) -> dict[str, float]:
-    session = await connect(reactor, job, client(job))
+    return await call(await connect(reactor, job, client(job)), job)
+
+
+async def call(session: Session, job: Job) -> dict[str, float]:
+    """Call the echo service for a while: what the round trips took."""
     caller = await session.open(ECHO, _Caller())
     caller.trips = RoundTrips(caller.channel.send, job.concurrency, job.seconds, job.server_pid)
     return await caller.trips.run()

@@ -25,7 +25,6 @@ from jetstreamproto.wire.packet import (
 untimed = settings(deadline=None, derandomize=True, database=None)
 
 WINDOW = 1 << 18
-PLAIN = (1 << 16) - 1  # bytes of a frame's data at most
 
 
 def packet(channel: int, seq: int, payload: bytes, kind: int = Kind.DATA) -> bytes:
