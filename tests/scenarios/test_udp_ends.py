@@ -279,7 +279,7 @@ class ManySessionsTests(UdpTestCase):
         for side in ("client", "server"):
             connection = pair.connection(side)
             self.assertEqual(set(connection.incoming._channels), {0})
-            self.assertEqual(set(connection.sender.outgoing._streams), {(0, -1)})
+            self.assertEqual(set(connection.sender.outgoing.streams), {(0, -1)})
             self.assertEqual(connection.sender.outgoing._messages, {})
         self.assert_closes(pair)
 

@@ -284,6 +284,7 @@ class StrangerTests(UdpTestCase):
     def test_another_version_is_told_so(self) -> None:
         datagram = bytearray(self.initial(77))
         datagram[4] = 9
+        datagram[60] ^= 1  # with the version put right, it must not be one of ours
         (answer,) = self.knock(bytes(datagram))
         self.assertIn(b"speaks version 1 only", self.alert(77, answer))
 

@@ -140,7 +140,7 @@ class OutageTests(UdpTestCase):
         for side in ("client", "server"):
             connection = pair.connection(side)
             outgoing, incoming = connection.sender.outgoing, connection.incoming
-            self.assertEqual(set(outgoing._streams), {(0, -1)})
+            self.assertEqual(set(outgoing.streams), {(0, -1)})
             self.assertEqual(
                 (outgoing._messages, outgoing._skips, outgoing._timed), ({}, set(), [])
             )
