@@ -27,7 +27,7 @@ from jetstreamproto.security.trust import PinnedKeys
 from jetstreamproto.session.session import Session
 from jetstreamproto.session.settings import DEFAULT_SETTINGS, SessionSettings
 from jetstreamproto.testing.linkmodel import LinkOptions
-from jetstreamproto.testing.simnet import DEFAULT_LINK, SimulatedNetwork
+from jetstreamproto.testing.simnet import DEFAULT_LINK, Datagram, SimulatedNetwork
 from jetstreamproto.transports.udp import UdpLink
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class DatagramPair:
 
     `services` are the server's, `client_services` the client's; further settings go to the
     factories. `link` is the way there and, unless `back` is given, the way back. `server` is
-    there once the server has accepted the client.
+    there once the server has accepted the client. `tap` is the network's from the first datagram.
     """
 
     def __init__(
@@ -74,11 +74,13 @@ class DatagramPair:
         clock: Clock | None = None,
         identity: Identity | None = None,
         connect: bool = True,
+        tap: Callable[[Datagram], bool] | None = None,
         within: float = 3600.0,
         server_options: Mapping[str, Any] | None = None,
         client_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.net = SimulatedNetwork(clock, seed)
+        self.net.tap = tap
         self.clock = self.net.clock
         self.within = within
         self.nat = self.net.nat(NAT) if behind_nat else None

@@ -42,13 +42,23 @@ class ReplayTests(UdpTestCase):
                 pair.advance(2.0)
                 self.assert_closes(pair)
 
+    def watched(self) -> tuple[UdpPair, list[Datagram]]:
+        """A pair, and all that was sent until it was connected."""
+        sent: list[Datagram] = []
+
+        def tap(datagram: Datagram) -> bool:
+            sent.append(datagram)
+            return True
+
+        return UdpPair(link=NEAR, seed=2, tap=tap), sent
+
     def test_a_whole_connection_played_again(self) -> None:
         """From the same address, another port and another host: nothing opens."""
-        pair = UdpPair(link=NEAR, seed=2, connect=False)
-        with recorded(pair) as sent:
-            pair.run(pair.client.when_connected())
+        pair, sent = self.watched()
+        with recorded(pair) as later:
             self.assertEqual(pair.ask(DATA), DATA)
             self.assertEqual(pair.close(), (None, None))
+        sent += later
         pair.advance(11.0)
         made = len(pair.server_factory._tickets)
         pair.net.host(STRANGER)
@@ -62,10 +72,10 @@ class ReplayTests(UdpTestCase):
         self.assert_nothing_left(pair, 1.0)
 
     def test_while_it_goes_on(self) -> None:
-        pair = UdpPair(link=NEAR, seed=2, connect=False)
-        with recorded(pair) as sent:
-            pair.run(pair.client.when_connected())
+        pair, sent = self.watched()
+        with recorded(pair) as later:
             self.assertEqual(pair.ask(DATA), DATA)
+        sent += later
         for datagram in sent:
             side = "server" if datagram.source[0] == CLIENT else "client"
             pair.deliver(datagram.data, (STRANGER, 77), side)

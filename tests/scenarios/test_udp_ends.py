@@ -59,6 +59,23 @@ class GracefulTests(UdpTestCase):
                 self.assertEqual(pair.received, b"".join(noise(1000, n) for n in range(20)))
                 self.assert_nothing_left(pair)
 
+    def test_the_links_end_does_not_overtake_what_waits_for_repairs(self) -> None:
+        for seed in range(30):
+            with self.subTest(seed=seed):
+                options = settings(fec=("10+2", "2+1", "4+4")[seed % 3])
+                link = replace(NEAR, loss=0.25)
+                pair = UdpPair(link=link, seed=seed, datagrams=options)
+                inbox = pair.open("sink")
+                inbox.channel.when_closed().addErrback(lambda failure: None)
+                for number in range(20):
+                    inbox.channel.send(noise(1000, number))
+                pair.advance(0)
+                pair.client.link.close()
+                server = pair.server
+                while server.channels and server.close_reason is None:
+                    pair.advance(0.05)
+                self.assertEqual(pair.received, b"".join(noise(1000, n) for n in range(20)))
+
     def test_everything_that_was_sent_arrives_first(self) -> None:
         for seed in range(10):
             with self.subTest(seed=seed):
@@ -73,23 +90,24 @@ class GracefulTests(UdpTestCase):
         for lost in range(1, 6):
             with self.subTest(lost=lost):
                 pair = UdpPair(link=NEAR, seed=lost)
-                pair.client.close()
-                pair.run(pair.client.when_closed())
-                left = [lost]
+                connection, left = pair.connection("client"), [lost]
 
-                def drop(datagram: Any, left: list[int] = left) -> bool:
-                    left[0] -= datagram.source[0] == CLIENT
-                    return datagram.source[0] != CLIENT or left[0] < 0
+                def drop(datagram: Any, connection: Any = connection, left: Any = left) -> bool:
+                    if not connection.closed or datagram.source[0] != CLIENT:
+                        return True
+                    left[0] -= 1
+                    return bool(left[0] < 0)
 
                 pair.net.tap = drop
+                pair.client.close()
                 self.assertEqual(pair.closed(), (None, None))
                 self.assert_nothing_left(pair)
 
     def test_the_peer_has_gone_before_its_last_word_came(self) -> None:
         pair = UdpPair(link=NEAR, seed=1)
+        connection = pair.connection("client")
+        pair.net.tap = lambda datagram: datagram.source[0] != CLIENT or not connection.closed
         pair.client.close()
-        pair.run(pair.client.when_closed())
-        pair.net.tap = lambda datagram: datagram.source[0] != CLIENT
         self.assertEqual(pair.closed(), (None, None))
         self.assertLess(pair.clock.seconds(), 9.5)
         self.assert_nothing_left(pair)

@@ -69,14 +69,30 @@ class BadNetworkTests(UdpTestCase):
     def test_every_way_to_lose_some_of_the_first_seven_datagrams(self) -> None:
         for bitmap in range(128):
             with self.subTest(bitmap=bitmap):
-                pair = UdpPair(link=NEAR, seed=bitmap, connect=False)
-                pair.net.tap = lambda datagram, lost=bitmap: (
-                    datagram.index >= 7 or not lost >> datagram.index & 1
-                )
+
+                def tap(datagram: Datagram, lost: int = bitmap) -> bool:
+                    return datagram.index >= 7 or not lost >> datagram.index & 1
+
+                pair = UdpPair(link=NEAR, seed=bitmap, connect=False, tap=tap)
                 pair.run(pair.client.when_connected())
                 self.assertEqual(pair.ask(b"hello"), b"hello")
                 self.assertLess(pair.clock.seconds(), 10.0)
                 self.assertEqual(pair.close(), (None, None))
+
+    def test_a_damaged_version_is_no_other_version(self) -> None:
+        for bit in range(32):
+            with self.subTest(bit=bit):
+
+                def damage(datagram: Datagram, bit: int = bit) -> bool:
+                    if datagram.index == 0:
+                        content = bytearray(datagram.data)
+                        content[1 + bit // 8] ^= 1 << bit % 8
+                        datagram.data = bytes(content)
+                    return True
+
+                pair = UdpPair(link=NEAR, seed=bit, connect=False, tap=damage)
+                pair.run(pair.client.when_connected())
+                self.assertEqual(pair.ask(b"hello"), b"hello")
 
     def test_batches_or_not(self) -> None:
         for batches in (False, True):
