@@ -124,7 +124,7 @@ def _panel(
         level, name = note
         parts.append(
             f'<path class="mark" d="M{left},{y(level):.1f}h{width}"/>'
-            f'<text x="{left + width}" y="{y(level) - 5:.1f}" text-anchor="end">{name}</text>'
+            f'<text x="{left + width}" y="{y(level) + 15:.1f}" text-anchor="end">{name}</text>'
         )
     for algorithm, points in lines.items():
         path = "L".join(f"{x(time):.1f},{y(value):.1f}" for time, value in points)
@@ -166,9 +166,9 @@ text {{ font: 12px system-ui, sans-serif; fill: #333 }}
 </style>
 <rect width="100%" height="100%" fill="#fff"/>
 <text class="title" x="{_LEFT}" y="24">{loss:.0%} random loss</text>
-<text x="{_LEFT + 116}" y="24">100 Mbit/s, 50 ms round trip, 50 ms queue</text>
+<text x="{_LEFT + 132}" y="24">100 Mbit/s, 50 ms round trip, 50 ms queue</text>
 {_legend(second)}
-{_panel(_LEFT, "Congestion window, MB", windows, 2.0, [0, 0.5, 1, 1.5, 2], mark)}
+{_panel(_LEFT, "Congestion window, MB", windows, 2.5, [0, 0.5, 1, 1.5, 2, 2.5], mark)}
 {_panel(second, "Delivered, MB", delivered, 60.0, [0, 15, 30, 45, 60])}
 </svg>
 """

@@ -36,8 +36,7 @@ _PHASES = (
 _STARTUP_GAIN = 2.77
 _PACING_GAINS = (_STARTUP_GAIN, 0.5, 0.75, 1.0, 1.25, 1.0, 1.0)
 _WINDOW_GAIN, _PROBE_RTT_WINDOW_GAIN = 2.0, 0.5
-_AGGREGATED_PACKETS, _AGGREGATED_TIME = 20, 0.003
-"""What the window allows for acknowledgements that come in bunches."""
+_AGGREGATED_PACKETS, _AGGREGATED_TIME = 20, 0.003  # for acknowledgements that come in bunches
 _DRAINED_PACKETS = 10
 """More than the path holds by so much still counts as drained: pacing sends small bursts."""
 
@@ -52,8 +51,7 @@ _CRUISE_ROUNDS, _HOLD_ROUNDS = 6, 2
 _MOST_DOWN_ROUNDS, _MOST_DRAIN_ROUNDS = 4, 10
 _PROBE_GROWTH = 1.12
 """By how much the rate must rise for a probe to have found room."""
-_RESTART_PROBES = 2
-"""So many such probes in a row lead back to STARTUP: there is much more room."""
+_RESTART_PROBES = 2  # such in a row lead back to STARTUP: there is much more room
 
 _QUEUED, _QUEUED_TIME, _QUEUED_PACKETS = 1.05, 0.001, 2
 _CROWDED, _CROWDED_TIME, _CROWDED_CYCLES = 1.1, 0.002, 2
@@ -289,7 +287,7 @@ class Bbr:
         if state == CRUISE:
             if rounds >= _CRUISE_ROUNDS:
                 self._cycle_ended(now)
-                # Who fills the queue anyway has nothing to probe for.
+                # There is nothing to probe for where the queue is always filled.
                 self._enter(DOWN if self._competing else UP, now)
         elif state == UP:
             if now - self._state_at > self._min_rtt.value:
@@ -383,8 +381,7 @@ class Bbr:
         least = MIN_WINDOW_PACKETS * datagram
         if min_rtt < TINY_RTT and least < _TINY_RTT_WINDOW:
             least = _TINY_RTT_WINDOW
-        # A packet a second at the least, so that it never stands still.
-        self.pacing_rate = max(pacing, float(datagram))
+        self.pacing_rate = max(pacing, float(datagram))  # a packet a second at the least
         self.window = int(target if target > least else least)
 
     def _control_startup(self, rate: float) -> None:

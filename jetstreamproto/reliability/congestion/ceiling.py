@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from jetstreamproto.reliability.congestion.cubic import cubic_window, time_to_plateau
 
-_BETA = 0.55
+_BETA = 0.6
 """What an overflow leaves of the window. A deeper cut than CUBIC's 0.7 finds a fair share sooner;
 the rate does not suffer, because BBR's window is larger than the path needs."""
+_SLOWER = 0.7
+"""How fast time passes on the curve: who sends smoothly has fewer packets dropped when a queue
+overflows, and notices fewer overflows, than a flow that sends in bursts."""
 _ALPHA = 3 * (1 - _BETA) / (1 + _BETA)
 """Packets a round trip that make a flow with such cuts as fast as Reno (section 4.3)."""
 
@@ -45,7 +48,7 @@ class Ceiling:
         """Time has passed; a round trip takes `rtt`."""
         if self.limit < float("inf"):
             elapsed = now - self._since
-            cubic = cubic_window(elapsed, self._plateau, self._most)
+            cubic = cubic_window(_SLOWER * elapsed, self._plateau, self._most)
             reno = self._start + _ALPHA * elapsed / rtt
             self.limit = max(self.limit, max(cubic, reno) * self._datagram)
 

@@ -86,5 +86,6 @@ class RandomLoss:
         share = self.share
         deviation = math.sqrt(share * (1 - share) * total * datagram)
         # What has been observed so far may have met with few losses by chance.
-        doubt = _DOUBT_PACKETS * datagram / (self._total + _PRIOR_PACKETS * datagram)
+        known = self._total / datagram + _PRIOR_PACKETS
+        doubt = _DOUBT_PACKETS / known + 2 * math.sqrt(share / known)
         return lost > (share + doubt) * total + _DEVIATIONS * deviation + datagram / 2

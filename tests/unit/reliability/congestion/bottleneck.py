@@ -15,6 +15,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TextIO
 
 from jetstreamproto.reliability.congestion.base import AckSample, Congestion, LossSample
@@ -247,7 +248,7 @@ class Flow:
         self._train_mark: tuple[int, float] | None = None
         self.total = sum(count for _, count in self.supply)
         for when, count in self.supply:
-            self.clock.at(self.starts_at + when, lambda count=count: self._supplied(count))
+            self.clock.at(self.starts_at + when, partial(self._supplied, count))
         if self.log_every:
             self.clock.at(self.starts_at, self._log)
 

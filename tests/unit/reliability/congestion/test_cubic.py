@@ -11,9 +11,8 @@ from jetstreamproto.reliability.congestion.cubic import (
 )
 from jetstreamproto.reliability.congestion.hystart import HyStart
 from jetstreamproto.reliability.congestion.newreno import NewReno
-
-from .bottleneck import DATAGRAM, Bottleneck, mbit, transfer
-from .samples import SIZE, Rounds
+from tests.unit.reliability.congestion.bottleneck import DATAGRAM, Bottleneck, mbit, transfer
+from tests.unit.reliability.congestion.samples import SIZE, Rounds
 
 
 class CurveTests(unittest.TestCase):

@@ -3,8 +3,7 @@ from __future__ import annotations
 import unittest
 
 from jetstreamproto.reliability.congestion.newreno import NewReno
-
-from .samples import RTT, SIZE, Rounds
+from tests.unit.reliability.congestion.samples import RTT, SIZE, Rounds
 
 
 class NewRenoTests(unittest.TestCase):

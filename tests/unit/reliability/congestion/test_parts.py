@@ -11,8 +11,7 @@ from jetstreamproto.reliability.congestion.choice import congestion_control
 from jetstreamproto.reliability.congestion.max_rate import MaxRate
 from jetstreamproto.reliability.congestion.min_rtt import MinRtt
 from jetstreamproto.reliability.congestion.random_loss import RandomLoss
-
-from .samples import SIZE, Rounds
+from tests.unit.reliability.congestion.samples import SIZE, Rounds
 
 
 class ChoiceTests(unittest.TestCase):
@@ -62,14 +61,14 @@ class CeilingTests(unittest.TestCase):
     def test_lowered_by_overflows_and_raised_by_time(self) -> None:
         ceiling = Ceiling()
         ceiling.overflowed(0.0, 1000 * SIZE, 4 * SIZE, SIZE)
-        self.assertAlmostEqual(ceiling.limit, 550 * SIZE)
-        plateau = (450 / 0.4) ** (1 / 3)
+        self.assertAlmostEqual(ceiling.limit, 600 * SIZE)
+        plateau = (400 / 0.4) ** (1 / 3) / 0.7
         ceiling.raised(plateau, 0.1)
         self.assertAlmostEqual(ceiling.limit, 1000 * SIZE)
         ceiling.raised(plateau / 2, 0.1)
         self.assertAlmostEqual(ceiling.limit, 1000 * SIZE)
         ceiling.raised(1.5 * plateau, 0.1)
-        self.assertAlmostEqual(ceiling.limit, (1000 + 450 / 8) * SIZE)
+        self.assertAlmostEqual(ceiling.limit, (1000 + 400 / 8) * SIZE)
         ceiling.lift()
         self.assertEqual(ceiling.limit, float("inf"))
 
@@ -77,25 +76,25 @@ class CeilingTests(unittest.TestCase):
         ceiling = Ceiling()
         ceiling.overflowed(0.0, 1000 * SIZE, 4 * SIZE, SIZE)
         ceiling.overflowed(1.0, 700 * SIZE, 4 * SIZE, SIZE)
-        peak = 550  # what was allowed
-        self.assertAlmostEqual(ceiling.limit, 0.55 * peak * SIZE)
-        most = peak * 1.55 / 2
-        ceiling.raised(1.0 + ((most - 0.55 * peak) / 0.4) ** (1 / 3), 1.0)
+        peak = 600  # what was allowed
+        self.assertAlmostEqual(ceiling.limit, 0.6 * peak * SIZE)
+        most = peak * 1.6 / 2
+        ceiling.raised(1.0 + ((most - 0.6 * peak) / 0.4) ** (1 / 3) / 0.7, 1.0)
         self.assertAlmostEqual(ceiling.limit, most * SIZE)
 
     def test_as_fast_as_reno_on_short_paths(self) -> None:
         ceiling = Ceiling()
         ceiling.overflowed(0.0, 20 * SIZE, 4 * SIZE, SIZE)
         ceiling.raised(0.1, 0.001)
-        self.assertAlmostEqual(ceiling.limit, (11 + 3 * 0.45 / 1.55 * 100) * SIZE)
+        self.assertAlmostEqual(ceiling.limit, (12 + 0.75 * 100) * SIZE)
 
     def test_another_packet_size_does_not_move_it(self) -> None:
         ceiling = Ceiling()
         ceiling.overflowed(0.0, 1000 * SIZE, 4 * SIZE, SIZE)
         ceiling.raised(0.01, 0.1)
-        self.assertLess(ceiling.limit, 560 * SIZE)
+        self.assertLess(ceiling.limit, 610 * SIZE)
         ceiling.overflowed(0.02, 1000 * SIZE, 4 * SIZE, 6 * SIZE)
-        self.assertLess(ceiling.limit, 310 * SIZE)
+        self.assertLess(ceiling.limit, 370 * SIZE)
 
     def test_the_least(self) -> None:
         ceiling = Ceiling()
