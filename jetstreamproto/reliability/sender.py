@@ -165,7 +165,7 @@ class Sender:
         )
 
     def _detect_losses(self, now: float, full_acked: bool) -> int:
-        """Give up what is lost; the bytes of it. `full_acked`: a full packet has just come."""
+        """Give up what is lost; the bytes of it. `full_acked`: full packets come through."""
         log = self.log
         before, full_before = log.packets_lost, log.full_lost
         log.hold = self.protector.hold(self.rtt)
@@ -377,7 +377,7 @@ class Sender:
 
     def _recover_losses(self, now: float) -> None:
         if self.log.loss_time(self.rtt.loss_delay) is not None:
-            self._detect_losses(now, False)
+            self._detect_losses(now, True)  # something later has come, or it would not be lost
             return
         self._timeouts += 1
         if self._timeouts == _BLACK_HOLE_TIMEOUTS and self.mtu.full_packets_lost(1 << 10):

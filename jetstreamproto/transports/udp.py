@@ -288,8 +288,8 @@ class UdpLink:
 
     def _connected(self, handshake: Handshake) -> None:
         settings, now = self._port.settings, self._port.now()
-        if not self._client and now - self._started_at < FIRST_TIMEOUT:  # nothing sent twice
-            self._rtt = now - self._started_at
+        if not self._client:  # as far as is known: longer if something was sent twice
+            self._rtt = min(now - self._started_at, FIRST_TIMEOUT)
         sending, receiving = handshake.traffic_keys(_EXPORTER_TRANSPORT)
         self.connection = Connection(
             DatagramSealer(sending, self._peer_id, settings.key_packets),

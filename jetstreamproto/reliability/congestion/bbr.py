@@ -63,6 +63,10 @@ _PROBE_RTT_TIME, _PROBE_RTT_ROUNDS = 0.2, 2
 _TINY_RTT_WINDOW = 256 << 10
 
 
+_MUCH_LOST = 0.15
+"""Part of a round that is lost if STARTUP overflows a queue, also one that is empty at times."""
+
+
 class Bbr:
     """Models the path by its rate and its least round trip. Bytes, seconds, bytes per second.
 
@@ -266,7 +270,7 @@ class Bbr:
         elif self._rate >= _FULL_GROWTH * self._rate_mark:
             self._rate_mark = self._rate
             self._full_rounds = 0
-        elif not sample.app_limited:
+        elif not sample.app_limited or self._round_lost > _MUCH_LOST * self._round_total:
             self._full_rounds += 1
         if self._full_rounds >= _FULL_ROUNDS:
             self._filled(now, DRAIN, queued)
