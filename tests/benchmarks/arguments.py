@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from tests.benchmarks.runner import OURS, Results, machine, note
 from tests.benchmarks.table import Column, compare
 
-
 OPTIONAL = frozenset({"aioquic"})
 """Contenders that need a package of their name, which need not be there."""
 

@@ -62,7 +62,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     with subprocess.Popen([sys.executable, "-m", "tests.benchmarks.plain_tcp", "serve", folder]):
         serve(reactor, folder)
-        reactor.run()  # type: ignore[attr-defined]
+        reactor.run()
 
 
 if __name__ == "__main__":

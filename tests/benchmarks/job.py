@@ -13,7 +13,8 @@ class Job:
     """A child is the client of `port`, or the server when that is 0.
 
     `contender` and `task` name a module of `contenders` (or a variant, as in `udp-1472`) and a
-    function in it; `deadline` is when the child ends itself, `profile` a file for its cProfile statistics or its samples.
+    function in it; `deadline` is when the child ends itself, `profile` a file for its cProfile
+    statistics or its samples.
     """
 
     contender: str

@@ -1,7 +1,7 @@
 """Emulated long-distance links, and running the two ends of a benchmark over one.
 
-It is `jetstreamproto.testing.wan` that joins them, which needs root on Linux; it ends both and gives
-up their networks whichever way the run ends.
+It is `jetstreamproto.testing.wan` that joins them, which needs root on Linux; it ends both and
+gives up their networks whichever way the run ends.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from tests.benchmarks.near_end import Start, command
 from tests.benchmarks.runner import note
 
 _ROOT = Path(__file__).resolve().parents[2]
-_COUNTERS = re.compile(r"^(?:client>server|server>client) offered=(\d+) delivered=(\d+) bytes=(\d+)")
+_COUNTERS = re.compile(
+    r"^(?:client>server|server>client) offered=(\d+) delivered=(\d+) bytes=(\d+)"
+)
 _REPORT = re.compile(r"^(client>server|server>client|late) ")
 _NOT_TROUBLE = re.compile(r" is known by sha256:| made a new identity")
 _TIMED_OUT = 124
@@ -120,8 +122,8 @@ class Ends:
     ) -> Outcome:
         """Run clients against fresh servers. Raises `RunFailed`, also after `limit` seconds.
 
-        One client runs to its end, several for `seconds`; `congestion` is TCP's at both ends
-        where it is not asked for another.
+        One client runs to its end, but no longer than `seconds` (0: as long as it takes), several
+        run for `seconds`. `congestion` is TCP's at both ends where it is not asked for another.
         """
         for stale in self.folder.glob("*.ready"):
             stale.unlink()

@@ -1,13 +1,12 @@
 """The client's end of a link: starts programs once the servers at the far end are ready.
 
-One program takes the place of this one. Several run together, each from its own time on, and are
-ended after so many seconds.
+One program runs to its end, or is killed when its time is over, and prints nothing then. Several
+run together, each from its own time on, and are killed when the time is over.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -41,9 +40,13 @@ def main() -> int:
         print("the servers did not start", file=sys.stderr)
         return 1
     starts = sorted((Start(**start) for start in plan["starts"]), key=lambda start: start.after)
-    if not plan["seconds"]:
-        os.execv(starts[0].words[0], starts[0].words)
-    return _together(starts, plan["seconds"])
+    seconds = plan["seconds"]
+    if len(starts) > 1:
+        return _together(starts, seconds)
+    try:
+        return subprocess.run(starts[0].words, timeout=seconds or None, check=False).returncode
+    except subprocess.TimeoutExpired:
+        return 0
 
 
 def _ready(folder: Path) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from time import monotonic
 
@@ -21,7 +21,7 @@ class SampleWriter:
 
     def __init__(self, folder: Path) -> None:
         name = f"{os.getpid()}-{next(_numbers)}.samples"
-        self._file = open(folder / name, "w", encoding="ascii", buffering=1)
+        self._file = (folder / name).open("w", encoding="ascii", buffering=1)
         self._next = 0.0
 
     def count(self, total: int) -> None:
@@ -44,6 +44,11 @@ class Flow:
         self.times = [float(row[0]) for row in rows]
         self._totals = [int(row[1]) for row in rows]
 
+    @property
+    def total(self) -> int:
+        """Bytes in all."""
+        return self._totals[-1]
+
     def rate(self, start: float, end: float) -> float:
         """Bits per second between two times."""
         return 8 * (self._at(end) - self._at(start)) / (end - start)
@@ -52,7 +57,7 @@ class Flow:
         """The longest time between two samples, or without any."""
         inside = [time for time in self.times if start < time < end]
         marks = [start, *inside, end]
-        return max(after - before for before, after in zip(marks, marks[1:], strict=False))
+        return max(after - before for before, after in pairwise(marks))
 
     def _at(self, time: float) -> float:
         """Bytes by that time, in between as if they had come steadily."""

@@ -1,7 +1,7 @@
 """JetStreamProto over UDP: the tasks, sessions and settings of `jetstream`, on datagrams.
 
-`udp` finds out how large datagrams may be, which on loopback is 64 KiB; `udp-1472` sends those of an
-Ethernet path. FEC is off unless the variant says `fec`, and then protects everything (10+2).
+`udp` finds out how large datagrams may be, which on loopback is 64 KiB; `udp-1472` sends those of
+an Ethernet path. FEC is off unless the variant says `fec`, and then protects everything (10+2).
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ def settings(job: Job) -> DatagramSettings:
 
 
 async def listen(reactor: Any, job: Job) -> int:
-    port = listen_udp(
-        reactor, 0, jetstream.server(job), interface=_HOST, settings=settings(job)
-    )
+    port = listen_udp(reactor, 0, jetstream.server(job), interface=_HOST, settings=settings(job))
     number: int = port.getHost().port  # type: ignore[attr-defined]
     return number
 
