@@ -11,6 +11,7 @@ from jetstreamproto._version import __version__
 
 if TYPE_CHECKING:
     from jetstreamproto.client import ReconnectingClient, connect
+    from jetstreamproto.datagram import JetStreamDatagramProtocol, connect_udp, listen_udp
     from jetstreamproto.errors import (
         ChannelClosed,
         ChannelError,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     )
     from jetstreamproto.factory import JetStreamClientFactory, JetStreamServerFactory
     from jetstreamproto.protocol import JetStreamProtocol
+    from jetstreamproto.reliability.settings import DatagramSettings
     from jetstreamproto.security.identity import Identity
     from jetstreamproto.security.trust import CertificateAuthority, KnownHosts, PinnedKeys
     from jetstreamproto.session.channel import Channel
@@ -46,10 +48,12 @@ _HOMES = {
     "ChannelError": "jetstreamproto.errors",
     "ChannelProtocol": "jetstreamproto.session.protocol",
     "ChannelReset": "jetstreamproto.errors",
+    "DatagramSettings": "jetstreamproto.reliability.settings",
     "HandshakeError": "jetstreamproto.errors",
     "Identity": "jetstreamproto.security.identity",
     "Inbox": "jetstreamproto.session.protocol",
     "JetStreamClientFactory": "jetstreamproto.factory",
+    "JetStreamDatagramProtocol": "jetstreamproto.datagram",
     "JetStreamError": "jetstreamproto.errors",
     "JetStreamProtocol": "jetstreamproto.protocol",
     "JetStreamServerFactory": "jetstreamproto.factory",
@@ -71,6 +75,8 @@ _HOMES = {
     "UnknownHost": "jetstreamproto.errors",
     "WireError": "jetstreamproto.errors",
     "connect": "jetstreamproto.client",
+    "connect_udp": "jetstreamproto.datagram",
+    "listen_udp": "jetstreamproto.datagram",
 }
 
 __all__ = [
@@ -80,10 +86,12 @@ __all__ = [
     "ChannelError",
     "ChannelProtocol",
     "ChannelReset",
+    "DatagramSettings",
     "HandshakeError",
     "Identity",
     "Inbox",
     "JetStreamClientFactory",
+    "JetStreamDatagramProtocol",
     "JetStreamError",
     "JetStreamProtocol",
     "JetStreamServerFactory",
@@ -106,6 +114,8 @@ __all__ = [
     "WireError",
     "__version__",
     "connect",
+    "connect_udp",
+    "listen_udp",
 ]
 
 

@@ -1,4 +1,7 @@
-"""`JetStreamDatagramProtocol`: a UDP port of a Twisted application, with any number of sessions."""
+"""`JetStreamDatagramProtocol`: a UDP port of a Twisted application, with any number of sessions.
+
+They are over our own datagrams or over QUIC, which a bit of each datagram's first byte tells.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.base import ReactorBase
@@ -48,15 +51,20 @@ from jetstreamproto.session.session import Session
 from jetstreamproto.sockets.offload import adopt_datagrams, listen_datagrams
 from jetstreamproto.transports.udp import UdpLink
 
+if TYPE_CHECKING:
+    from jetstreamproto.quic import QuicEndpoint
+    from jetstreamproto.transports.quic import QuicLink
+
 _EMSGSIZE = 90
 _ECONNREFUSED = 111
 
 
 class JetStreamDatagramProtocol(DatagramProtocol):
-    """Give it to `reactor.listenUDP`, or to `listen`, whose port moves datagrams in batches.
+    """Give it to `reactor.listenUDP`, or call `listen_udp`, whose port moves them in batches.
 
-    With a server's `factory` it accepts sessions; `connect` makes them, and both may be done on
-    one port. `settings` are for all of its sessions.
+    With a server's `factory` it accepts sessions, over our own datagrams if `udp`, and over QUIC if
+    `quic`; `connect` and `connect_quic` make them. All may be done on one port. `settings` are for
+    all of its sessions.
     """
 
     noisy = False
@@ -65,6 +73,8 @@ class JetStreamDatagramProtocol(DatagramProtocol):
         self,
         factory: JetStreamServerFactory | None = None,
         *,
+        udp: bool = True,
+        quic: bool = False,
         settings: DatagramSettings = DEFAULT_DATAGRAM_SETTINGS,
         reactor: Any = None,
         random_bytes: Callable[[int], bytes] = os.urandom,
@@ -78,11 +88,13 @@ class JetStreamDatagramProtocol(DatagramProtocol):
         self._cookies = CookieJar(random_bytes)
         self._links: dict[int, UdpLink] = {}
         self._admitted: dict[UdpLink, Admitted] = {}
-        self._touched: dict[UdpLink, None] = {}
+        self._touched: dict[UdpLink | QuicLink, None] = {}
         self._settling: IDelayedCall | None = None
         self._write_segments: Callable[[memoryview, int, Address], bool] | None = None
         self._batches = False  # whether `batch_ended` is called
         self._idle: list[Deferred[None]] = []
+        self._udp = udp
+        self.quic: QuicEndpoint | None = self._quic_endpoint() if quic else None
 
     # --- for applications ----------------------------------------------------------------
 
@@ -98,13 +110,19 @@ class JetStreamDatagramProtocol(DatagramProtocol):
         link.start()
         return session
 
+    def connect_quic(self, host: str, port: int, factory: JetStreamClientFactory) -> Session:
+        """As `connect`, over QUIC."""
+        if self.quic is None:
+            self.quic = self._quic_endpoint()
+        return self.quic.connect(host, port, factory)
+
     def stop(self) -> Deferred[None]:
         """Drop the sessions there are; fires when no peer has to be answered any more.
 
         Nobody is let in until then.
         """
         stopped: Deferred[None] = Deferred()
-        for link in tuple(self._links.values()):
+        for link in self._all_links:
             link.abort()
         self._idle.append(stopped)
         self._tell_if_idle()
@@ -114,6 +132,11 @@ class JetStreamDatagramProtocol(DatagramProtocol):
     def links(self) -> list[UdpLink]:
         """The connections there are, also those that are being set up or ended."""
         return list(self._links.values())
+
+    @property
+    def stopping(self) -> bool:
+        """Whether nobody is let in any more."""
+        return bool(self._idle)
 
     @property
     def clock(self) -> IReactorTime:
@@ -134,7 +157,7 @@ class JetStreamDatagramProtocol(DatagramProtocol):
             transport.gso = False  # type: ignore[union-attr]
 
     def stopProtocol(self) -> None:
-        for link in tuple(self._links.values()):
+        for link in self._all_links:
             link.forget()
 
     def datagramReceived(self, datagram: bytes, addr: Address) -> None:
@@ -156,7 +179,7 @@ class JetStreamDatagramProtocol(DatagramProtocol):
 
     def datagram_error(self, address: Address, code: int, info: int) -> None:
         """The system says that something sent to `address` did not arrive; a hint, no more."""
-        for link in tuple(self._links.values()):
+        for link in self._all_links:
             if link.address == address:
                 link.error_reported(code == _ECONNREFUSED, info if code == _EMSGSIZE else None)
 
@@ -177,15 +200,18 @@ class JetStreamDatagramProtocol(DatagramProtocol):
             transport.write(bytes(data[start : start + segment]), address)
         return True
 
-    def touched(self, link: UdpLink) -> None:
+    def touched(self, link: UdpLink | QuicLink) -> None:
         self._touched[link] = None
         if not self._batches and self._settling is None:
             self._settling = self.clock.callLater(0, self._settle)
 
     def closed(self, link: UdpLink) -> None:
         self._links.pop(link.local_id, None)
+        self.link_closed(link, self._admitted.pop(link, None))
+
+    def link_closed(self, link: UdpLink | QuicLink, admitted: Admitted | None) -> None:
+        """Forget a link that is not among those of its transport any more."""
         self._touched.pop(link, None)
-        admitted = self._admitted.pop(link, None)
         if admitted is not None:
             admitted.release()
         self._tell_if_idle()
@@ -194,7 +220,9 @@ class JetStreamDatagramProtocol(DatagramProtocol):
 
     def _received(self, data: memoryview, segment: int, address: Address) -> None:
         first = data[0] if data else NOT_OURS
-        if first & 0xF0 == SEALED and len(data) >= HEADER.size:
+        if first & NOT_OURS and data and self.quic is not None:
+            self._quic_received(self.quic, data, segment, address)
+        elif first & 0xF0 == SEALED and len(data) >= HEADER.size:
             link = self._links.get(HEADER.unpack_from(data)[1])
             if link is None:
                 self.strange += 1
@@ -210,17 +238,31 @@ class JetStreamDatagramProtocol(DatagramProtocol):
         else:
             self._handshake_received(bytes(data), address)
 
+    def _quic_received(
+        self, quic: QuicEndpoint, data: memoryview, segment: int, address: Address
+    ) -> None:
+        for start in range(0, len(data), segment):
+            if not data[start] & NOT_OURS:  # they came together, but are not all of one kind
+                if start:
+                    quic.datagrams_received(data[:start], segment, address)
+                self._received(data[start:], segment, address)
+                return
+        quic.datagrams_received(data, segment, address)
+
     def _run_received(self, data: memoryview, segment: int, address: Address) -> None:
         """Datagrams that came together need not be for one connection."""
         start, end = 0, len(data)
         current = bytes(data[1:9])
         for position in range(segment, end, segment):
-            if data[position + 1 : position + 9] != current:
+            if data[position + 1 : position + 9] != current or data[position] & NOT_OURS:
                 self._part_received(data[start:position], segment, address)
                 start, current = position, bytes(data[position + 1 : position + 9])
         self._part_received(data[start:], segment, address)
 
     def _part_received(self, data: memoryview, segment: int, address: Address) -> None:
+        if data[0] & NOT_OURS:
+            self._received(data, segment, address)
+            return
         if data[0] & 0xF0 != SEALED or len(data) < HEADER.size:
             for start in range(0, len(data), segment):
                 self._handshake_received(bytes(data[start : start + segment]), address)
@@ -246,7 +288,7 @@ class JetStreamDatagramProtocol(DatagramProtocol):
                 link.retry_received(scid, token)
         elif link is not None:
             link.initial_received(datagram, scid)
-        elif self.factory is not None and len(datagram) >= MIN_DATAGRAM:
+        elif self.factory is not None and self._udp and len(datagram) >= MIN_DATAGRAM:
             self._stranger_received(datagram, version, scid, token, address)
         else:
             self.strange += 1
@@ -273,7 +315,7 @@ class JetStreamDatagramProtocol(DatagramProtocol):
         if server_id_again is None or server_id_again in self._links:
             self.strange += 1
             return
-        stopping = "the server is shutting down" if self._idle else ""
+        stopping = "the server is shutting down" if self.stopping else ""
         admitted = stopping or self.factory.admit(address[0])
         if isinstance(admitted, str):
             self._turn_away(client_id, admitted, address)
@@ -314,14 +356,23 @@ class JetStreamDatagramProtocol(DatagramProtocol):
             if number and number not in self._links:
                 return number
 
+    @property
+    def _all_links(self) -> list[UdpLink | QuicLink]:
+        return [*self._links.values(), *(self.quic.links if self.quic is not None else ())]
+
+    def _quic_endpoint(self) -> QuicEndpoint:
+        from jetstreamproto.quic import QuicEndpoint  # whose library takes its time
+
+        return QuicEndpoint(self)
+
     def _tell_if_idle(self) -> None:
-        if not self._links:
+        if not self._all_links:
             waiting, self._idle = self._idle, []
             for waiter in waiting:
                 waiter.callback(None)
 
 
-def listen(
+def listen_udp(
     reactor: Any,
     port: int,
     factory: JetStreamServerFactory,
@@ -356,7 +407,20 @@ def connect_udp(
     `DNSLookupError`, `SessionCut`, or what the handshake failed with. The local port is closed
     when the session is gone.
     """
-    return Deferred.fromCoroutine(_connect(reactor, host, port, factory, timeout, settings))
+    return Deferred.fromCoroutine(_connect(reactor, host, port, factory, timeout, settings, False))
+
+
+def connect_quic(
+    reactor: Any,
+    host: str,
+    port: int,
+    factory: JetStreamClientFactory,
+    *,
+    timeout: float = 10.0,
+    settings: DatagramSettings = DEFAULT_DATAGRAM_SETTINGS,
+) -> Deferred[Session]:
+    """As `connect_udp`, over QUIC."""
+    return Deferred.fromCoroutine(_connect(reactor, host, port, factory, timeout, settings, True))
 
 
 async def _connect(
@@ -366,6 +430,7 @@ async def _connect(
     factory: JetStreamClientFactory,
     timeout: float,
     settings: DatagramSettings,
+    quic: bool,
 ) -> Session:
     deadline = reactor.seconds() + timeout
     addresses = await _resolve(reactor, host)
@@ -373,7 +438,8 @@ async def _connect(
     for index, address in enumerate(addresses):
         left = (deadline - reactor.seconds()) / (len(addresses) - index)
         try:
-            return await _connect_to(reactor, address, port, factory, max(left, 0.1), settings)
+            left = max(left, 0.1)
+            return await _connect_to(reactor, address, port, factory, left, settings, quic)
         except (SessionCut, NothingListens) as error:
             failure = error
     raise failure
@@ -386,10 +452,12 @@ async def _connect_to(
     factory: JetStreamClientFactory,
     timeout: float,
     settings: DatagramSettings,
+    quic: bool,
 ) -> Session:
     protocol = JetStreamDatagramProtocol(settings=settings, reactor=reactor)
     local = listen_datagrams(reactor, 0, protocol, "::" if ":" in address else "", gso=settings.gso)
-    session = protocol.connect(address, port, factory)
+    connect = protocol.connect_quic if quic else protocol.connect
+    session = connect(address, port, factory)
     session.when_closed().addCallback(lambda _: _close_port(protocol, local))
     give_up = reactor.callLater(timeout, session.abort)
     try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jetstreamproto.errors import ConfigurationError
+from jetstreamproto.reliability.congestion.choice import check_congestion
+from jetstreamproto.reliability.fec.settings import FecSettings
 
 MIN_DATAGRAM = 1200
 """Bytes of UDP payload that every path must carry (RFC 9000 section 14)."""
@@ -48,6 +50,8 @@ class DatagramSettings:
     gso: bool = True
 
     def __post_init__(self) -> None:
+        check_congestion(self.congestion)
+        FecSettings.parse(self.fec)
         if self.mtu and not MIN_DATAGRAM <= self.mtu <= MAX_DATAGRAM:
             raise ConfigurationError(f"mtu must be 0 or {MIN_DATAGRAM} to {MAX_DATAGRAM} bytes")
         if not MIN_DATAGRAM <= self.max_mtu <= MAX_DATAGRAM:

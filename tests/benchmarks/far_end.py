@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jetstreamproto.datagram import listen
+from jetstreamproto.datagram import listen_udp
 from jetstreamproto.errors import JetStreamError
 from jetstreamproto.factory import JetStreamServerFactory
 from jetstreamproto.security.identity import Identity
@@ -52,7 +52,7 @@ def serve(reactor: Any, folder: Path) -> None:
         settings=SessionSettings(compression=None),
     )
     reactor.listenTCP(OURS_PORT, factory)
-    listen(reactor, OURS_PORT, factory)
+    listen_udp(reactor, OURS_PORT, factory)
     (folder / _OURS_READY).touch()
 
 

@@ -50,14 +50,14 @@ factory = JetStreamServerFactory(
     admission=AdmissionLimits(sessions=options.get("sessions", 100)),
 )
 if options.get("udp"):
-    from jetstreamproto.datagram import listen
+    from jetstreamproto.datagram import listen_udp
     from jetstreamproto.server.listeners import open_listeners
 
     sockets = open_listeners(["127.0.0.1"], 0)
     port = sockets.port
     sockets.close()
     reactor.listenTCP(port, factory, interface="127.0.0.1")
-    listen(reactor, port, factory, interface="127.0.0.1")
+    listen_udp(reactor, port, factory, interface="127.0.0.1")
 else:
     port = reactor.listenTCP(0, factory, interface="127.0.0.1").getHost().port
 print(port, factory.identity.fingerprint, flush=True)

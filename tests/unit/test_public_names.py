@@ -15,10 +15,12 @@ PUBLIC = {
     "ChannelError",
     "ChannelProtocol",
     "ChannelReset",
+    "DatagramSettings",
     "HandshakeError",
     "Identity",
     "Inbox",
     "JetStreamClientFactory",
+    "JetStreamDatagramProtocol",
     "JetStreamError",
     "JetStreamProtocol",
     "JetStreamServerFactory",
@@ -41,6 +43,8 @@ PUBLIC = {
     "WireError",
     "__version__",
     "connect",
+    "connect_udp",
+    "listen_udp",
 }
 
 
