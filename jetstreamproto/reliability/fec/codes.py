@@ -8,19 +8,21 @@ are enough for `n` of its symbols; windows that overlap can be solved together.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
-from zfec import Decoder, Encoder
+from jetstreamproto.reliability.fec.galois import Block, add, inverse, products
+
+try:
+    from zfec import Decoder, Encoder
+except ImportError:  # it needs a compiler where it has no wheel
+    from jetstreamproto.reliability.fec.galois import Decoder, Encoder
 
 SHARES = 256
 """Positions and rows of a code together: `k <= row < SHARES`. A row does not depend on it."""
 
-Block = bytes | memoryview
 Sum = list[tuple[int, int]]
 """Terms of a linear combination: index and factor."""
-
-_POLYNOMIAL = 0x11D  # of GF(2^8), as in zfec
 
 
 @cache  # at most 255 of each, 8 MB in all
@@ -94,36 +96,6 @@ def factor(k: int, row: int, number: int) -> int:
     return _matrix(k)[row - k][number % k]
 
 
-@cache
-def _products(by: int) -> bytes:
-    """The products of `by` and everything, for `bytes.translate`."""
-    products = []
-    for value in range(256):
-        product, left = 0, by
-        while left:
-            if left & 1:
-                product ^= value
-            value <<= 1
-            if value & 0x100:
-                value ^= _POLYNOMIAL
-            left >>= 1
-        products.append(product)
-    return bytes(products)
-
-
-@cache
-def _inverse(value: int) -> int:
-    return _products(value).index(1)
-
-
-def add(blocks: Iterable[tuple[int, Block]], size: int) -> bytes:
-    """The sum of blocks, each multiplied by the factor before it, in `size` bytes."""
-    total = 0
-    for by, block in blocks:
-        total ^= int.from_bytes(bytes(block).translate(_products(by)), "little")
-    return total.to_bytes(size, "little")
-
-
 def solve(equations: Sequence[Mapping[int, int]]) -> dict[int, Sum]:
     """Which unknowns linear equations determine, and as which sum of the equations.
 
@@ -142,7 +114,7 @@ def solve(equations: Sequence[Mapping[int, int]]) -> dict[int, Sum]:
         pivot = next((i for i in range(done, height) if rows[i][column]), None)
         if pivot is None:
             continue
-        row = rows[pivot].translate(_products(_inverse(rows[pivot][column])))
+        row = rows[pivot].translate(products(inverse(rows[pivot][column])))
         rows[pivot], rows[done] = rows[done], row
         for i, other in enumerate(rows):
             if i != done and other[column]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from jetstreamproto.errors import ProtocolViolation
-from jetstreamproto.reliability.fec.codes import SHARES, Block, add, encode, factor, restore, solve
+from jetstreamproto.reliability.fec.codes import SHARES, encode, factor, restore, solve
+from jetstreamproto.reliability.fec.galois import Block, add
 
 _NUMBERS = 0xFFFFFFFF
 _HALF = 1 << 31

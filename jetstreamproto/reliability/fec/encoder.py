@@ -6,7 +6,8 @@ from collections import deque
 from math import ceil
 from typing import NamedTuple
 
-from jetstreamproto.reliability.fec.codes import SHARES, Block, encode
+from jetstreamproto.reliability.fec.codes import SHARES, encode
+from jetstreamproto.reliability.fec.galois import Block
 from jetstreamproto.reliability.fec.plans import NO_FEC, FecPlan
 
 _NUMBERS = 0xFFFFFFFF
