@@ -26,6 +26,8 @@ _LONGEST_PROBE, _LONGEST_END_PROBE = 2.0, 0.5
 """Seconds between probes at most, if the path is no longer: what comes back after an outage is
 noticed soon. An end has little time, both of the session's and of a peer that only lingers."""
 _LEAST_RTT = 1e-6
+_LEAST_AHEAD, _MOST_AHEAD, _AHEAD_TIME = 1 << 17, 1 << 22, 0.01
+"""Bytes that may wait to be sent, and how long they take."""
 _BLACK_HOLE_TIMEOUTS, _COLLAPSE_TIMEOUTS = 2, 3
 _SKIP_EVERY = 256
 """A packet number is left out about so often, for who acknowledges it has not received it."""
@@ -76,6 +78,7 @@ class Sender:
         self._floor_sent = 0
         self._skipped = -1
         self._skip_at = _SKIP_EVERY + random_bytes(1)[0]
+        self._low_water = _LEAST_AHEAD  # what may wait to be sent, so that urgent packets need not
         self._unasked = 0  # packets since one that wanted an acknowledgement
         self._ending = self._end_sent = False
         self._round_end = self._round_lost = 0
@@ -87,14 +90,6 @@ class Sender:
         return unsent < self._low_water and (
             self.log.in_flight + unsent < self._settings.send_window
         )
-
-    @property
-    def _low_water(self) -> int:
-        """What is sent in a few ticks, so that urgent packets do not wait for long."""
-        rate = self.congestion.pacing_rate
-        if rate == float("inf"):
-            return 1 << 18
-        return int(min(max(1 << 17, rate * 0.01), 1 << 22))
 
     @property
     def end_sent(self) -> bool:
@@ -135,6 +130,8 @@ class Sender:
             self.mtu.full_packet_acked()
         lost = self._detect_losses(now, full)
         self.congestion.acked(self._sample(outcome, newest, lost, rtt, now))
+        rate = self.congestion.pacing_rate
+        self._low_water = int(min(max(_LEAST_AHEAD, _AHEAD_TIME * rate), _MOST_AHEAD))
         log.forget_late(now - 2 * self.rtt.smoothed)
         self._measure_round()
         if self._ending:

@@ -10,7 +10,9 @@ from jetstreamproto.transports.link import LinkStats
 
 @dataclass(slots=True)
 class DatagramStats(LinkStats):
-    """Bytes are of UDP payload, times milliseconds, rates bytes per second.
+    """`session_id` is what the peer's datagrams are addressed to, in hexadecimal.
+
+    Bytes are of UDP payload, times milliseconds, rates bytes per second.
 
     `packets_lost` counts what congestion control was told, whether FEC repaired it or not:
     `fec_repaired` is how many of our packets the peer restored, `fec_recovered` how many of its
@@ -18,6 +20,7 @@ class DatagramStats(LinkStats):
     """
 
     datagrams_sent: int = 0
+    session_id: str = ""
     packets_received: int = 0
     packets_lost: int = 0
     spurious: int = 0

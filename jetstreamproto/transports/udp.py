@@ -168,6 +168,7 @@ class UdpLink:
     @property
     def stats(self) -> DatagramStats:
         stats = DatagramStats(self._bytes_sent, self._bytes_received, self._datagrams_sent)
+        stats.session_id = f"{self.local_id:016x}"
         if self.connection is not None:
             connection_stats(stats, self.connection)
         return stats
