@@ -21,22 +21,20 @@ from jetstreamproto.errors import (
     ProtocolViolation,
     Refused,
     SessionCut,
-    TrustError,
     WireError,
 )
 from jetstreamproto.reliability.connection import Connection
-from jetstreamproto.reliability.crypto import FIRST_TIMEOUT, CryptoExchange, alert_plaintext
+from jetstreamproto.reliability.crypto import FIRST_TIMEOUT
 from jetstreamproto.reliability.paths import Address
-from jetstreamproto.reliability.settings import MIN_DATAGRAM, DatagramSettings
+from jetstreamproto.reliability.settings import DatagramSettings
 from jetstreamproto.security.datagrams import (
     DatagramOpener,
     DatagramSealer,
-    InitialProtection,
-    initial_overhead,
 )
-from jetstreamproto.security.handshake import Handshake, Role
+from jetstreamproto.security.handshake import Handshake
 from jetstreamproto.security.replay import ReplayWindow
 from jetstreamproto.transports.datagram_stats import DatagramStats, connection_stats
+from jetstreamproto.transports.initials import Initials
 from jetstreamproto.transports.link import LinkUser, Peer
 from jetstreamproto.wire.packet import is_data, sequence_number
 from jetstreamproto.wire.session_messages import Mode
@@ -47,7 +45,6 @@ _EXPORTER_TRANSPORT = b"udp"
 _TURN_BYTES = 1 << 20
 """What a link sends before the reactor has a turn for others."""
 _EARLY_DATAGRAMS = 8
-_REPETITIONS = 3  # of what is said to a peer that is turned away
 _PROTOCOL_ERROR = 10  # the session's code for it
 _BLOCKED = 0.001  # seconds until a system that takes no more is asked again
 _LINGER = 5.0
@@ -103,7 +100,6 @@ class UdpLink:
         *,
         local_id: int,
         peer_id: int,
-        token: bytes = b"",
     ) -> None:
         self.local_id = local_id
         self.peer = Peer(show_address(address))
@@ -112,19 +108,11 @@ class UdpLink:
         self._address = address
         self._port = port
         self._user = user
-        self._handshake: Handshake | None = handshake
-        self._client = handshake.role is Role.CLIENT
-        self._peer_id = peer_id
-        self._token = token
-        self._exchange: CryptoExchange | None = CryptoExchange()
-        self._initial = InitialProtection(
-            local_id if self._client else peer_id, client=self._client
-        )
+        # until the peer has sent under the keys
+        self._initials: Initials | None = Initials(handshake, local_id, peer_id)
+        self._client = self._initials.is_client
         self._early: list[bytes] = []
-        self._last_words: list[bytes] = []
-        self._repetitions = _REPETITIONS
         self._state = _State.HANDSHAKE
-        self._confirmed = False  # the peer has sent under the keys
         self._modes: dict[int, tuple[Mode, float | None]] = {}
         self._bytes_sent = self._bytes_received = self._datagrams_sent = 0
         self._started_at = port.now()
@@ -136,9 +124,8 @@ class UdpLink:
 
     def start(self) -> None:
         """Begin the handshake."""
-        assert self._handshake is not None
-        self._handshake.start()
-        self._take_from_tls()
+        assert self._initials is not None
+        self._initials.start()
         self._send_initials()
         self._arm()
 
@@ -215,16 +202,14 @@ class UdpLink:
 
     def fail(self, failure: JetStreamError | None) -> None:
         if self._state is _State.HANDSHAKE:
-            self._refuse(str(failure or ""))
-            self._lose(failure)
+            self._turn_away(str(failure or ""), failure)
         elif self.connection is not None and self._state is _State.SEALED:
             self.connection.fail(failure, _PROTOCOL_ERROR, str(failure or ""))
             self.settle()
 
     def abort(self) -> None:
         if self._state is _State.HANDSHAKE:
-            self._refuse("the peer gave up")
-            self._lose(SessionCut("this side dropped the connection"))
+            self._turn_away("the peer gave up", SessionCut("this side dropped the connection"))
         elif self.connection is not None and self._state is _State.SEALED:
             self.connection.abort()
             self.settle()
@@ -233,67 +218,39 @@ class UdpLink:
 
     def retry_received(self, server_id: int, token: bytes) -> None:
         """The server wants to see that we receive what is sent to our address."""
-        if self._state is not _State.HANDSHAKE or self._token or not self._client:
-            return
-        assert self._exchange is not None
-        self._token, self._peer_id = token, server_id
-        self._rtt = self._port.now() - self._started_at
-        self._exchange.restart(self._rtt)
-        self._port.touched(self)
+        rtt = self._port.now() - self._started_at
+        initials = self._initials
+        if initials is not None and initials.retry_received(server_id, token, rtt):
+            self._rtt = rtt
+            self._port.touched(self)
 
     def initial_received(self, datagram: bytes, source_id: int) -> None:
         """An INITIAL datagram came for this connection."""
         self._bytes_received += len(datagram)
-        if self._last_words:
-            if self._repetitions:  # it has not heard them, or answers them by its own
-                self._repetitions -= 1
-                self._say_last_words()
+        initials = self._initials
+        if initials is None:
             return
-        exchange = self._exchange
-        if exchange is None or self._confirmed or self._is_over:
-            return
-        opened = self._initial.open(datagram)
-        if opened is None:
-            return
-        if self._client:
-            self._peer_id = source_id
         try:
-            data = exchange.receive(opened)
-            if data:
-                self._tls_received(data)
-            if exchange.alert is not None and not self._is_over:
-                reason = exchange.alert or "it gave no reason"
+            if initials.received(datagram, source_id):
+                self._connected(initials)
+            if initials.alert is not None and not self._is_over:
+                reason = initials.alert or "it gave no reason"
                 self._lose(Refused(f"the peer turned us away: {reason}"))
         except (HandshakeError, ConfigurationError) as error:
-            self._handshake_failed(error)
+            initials.failed(error, self._port.now())
+            self._send_initials()
+            self._lose(error)
         except (WireError, ProtocolViolation) as error:
             self.fail(error)
         self._port.touched(self)
 
-    def _tls_received(self, data: bytes) -> None:
-        handshake = self._handshake
-        if handshake is None:
-            return
-        was_complete = handshake.complete
-        handshake.receive(data)
-        if was_complete:
-            return
-        if not handshake.complete or self._client:
-            self._take_from_tls()  # a server's tickets, which come last, are not used
-        if handshake.complete:
-            self._connected(handshake)
-
-    def _take_from_tls(self) -> None:
-        assert self._handshake is not None and self._exchange is not None
-        self._exchange.write(self._handshake.outgoing())
-
-    def _connected(self, handshake: Handshake) -> None:
+    def _connected(self, initials: Initials) -> None:
         settings, now = self._port.settings, self._port.now()
         if not self._client:  # as far as is known: longer if something was sent twice
             self._rtt = min(now - self._started_at, FIRST_TIMEOUT)
-        sending, receiving = handshake.traffic_keys(_EXPORTER_TRANSPORT)
+        sending, receiving = initials.handshake.traffic_keys(_EXPORTER_TRANSPORT)
         self.connection = Connection(
-            DatagramSealer(sending, self._peer_id, settings.key_packets),
+            DatagramSealer(sending, initials.peer_id, settings.key_packets),
             DatagramOpener(receiving, settings.max_forged, ReplayWindow()),
             settings,
             self._address,
@@ -304,45 +261,26 @@ class UdpLink:
         for channel, (_, deadline) in self._modes.items():
             if deadline is not None:
                 self.connection.set_deadline(channel, deadline)
-        self.peer = Peer(self.peer.address, handshake.peer_fingerprint)
+        self.peer = Peer(self.peer.address, initials.handshake.peer_fingerprint)
         self._state = _State.SEALED
         self._user.link_ready()
         early, self._early = self._early, []
         for datagram in early:
             self.sealed_received(memoryview(datagram), len(datagram), self._address)
 
-    def _handshake_failed(self, error: JetStreamError) -> None:
-        exchange = self._exchange
-        if exchange is not None and self._handshake is not None:
-            self._take_from_tls()  # TLS's own alert, if it is TLS that fails
-            now = self._port.now()
-            self._last_words = exchange.plaintexts(now)
-        if not isinstance(error, TrustError | ConfigurationError):  # those name our files
-            self._last_words.append(alert_plaintext(str(error)))
-        self._say_last_words()
-        self._lose(error)
-
-    def _refuse(self, text: str) -> None:
-        self._last_words = [alert_plaintext(text)]
-        self._say_last_words()
-
-    def _say_last_words(self) -> None:
-        for plaintext in self._last_words:
-            self._send_initial(plaintext)
+    def _turn_away(self, text: str, failure: JetStreamError | None) -> None:
+        assert self._initials is not None
+        self._initials.refuse(text)
+        self._send_initials()
+        self._lose(failure)
 
     def _send_initials(self) -> None:
-        if self._exchange is not None and not self._confirmed:
-            for plaintext in self._exchange.plaintexts(self._port.now()):
-                self._send_initial(plaintext)
-
-    def _send_initial(self, plaintext: bytes) -> None:
-        if self._client:
-            plaintext = plaintext.ljust(MIN_DATAGRAM - initial_overhead(self._token), b"\0")
-        token = self._token if self._client else b""
-        datagram = self._initial.seal(self._peer_id, self.local_id, token, plaintext)
-        self._bytes_sent += len(datagram)
-        self._datagrams_sent += 1
-        self._port.send(memoryview(datagram), len(datagram), self._address)
+        if self._initials is None:
+            return
+        for datagram in self._initials.datagrams(self._port.now()):
+            self._bytes_sent += len(datagram)
+            self._datagrams_sent += 1
+            self._port.send(memoryview(datagram), len(datagram), self._address)
 
     # --- packets -------------------------------------------------------------------------
 
@@ -360,19 +298,15 @@ class UdpLink:
             connection.fail(error, _PROTOCOL_ERROR, str(error))
             genuine = True
         if genuine:
-            if not self._confirmed:
-                self._confirmed = True
-                self._exchange = self._handshake = None
+            self._initials = None
             self._port.touched(self)
 
     def settle(self) -> None:
         """Act on everything that was received: tell the session, answer the peer."""
-        if self._state is _State.HANDSHAKE:
-            self._send_initials()
-            self._arm()
-            return
+        self._send_initials()
         connection = self.connection
         if connection is None:
+            self._arm()
             return
         if self._state is _State.SEALED:
             packets = connection.take_packets()
@@ -380,8 +314,6 @@ class UdpLink:
                 self._user.packets_received(packets)
             self._make_progress(connection)
         self._send()
-        if not self._confirmed:
-            self._send_initials()
         if self._state is _State.SEALED and connection.closed:
             self._lose(connection.failure)
         self._arm()
@@ -432,8 +364,8 @@ class UdpLink:
         if self._is_over:
             return None
         times = []
-        if self._exchange is not None and self._exchange.due_at is not None:
-            times.append(self._exchange.due_at)
+        if self._initials is not None and self._initials.due_at is not None:
+            times.append(self._initials.due_at)
         if self.connection is not None:
             timeout = self.connection.next_timeout()
             if timeout is not None:
@@ -473,6 +405,8 @@ class UdpLink:
             return
         self._state = _State.CLOSED
         self.failure = failure
+        if self._initials is not None:
+            self._initials.stop()
         if self._timer is not None:
             self._timer.cancel()
         timeout = 0.0 if self.connection is None else self.connection.sender.rtt.probe_timeout
