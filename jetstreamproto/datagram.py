@@ -11,19 +11,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.base import ReactorBase
 from twisted.internet.defer import Deferred
-from twisted.internet.error import DNSLookupError
-from twisted.internet.interfaces import (
-    IAddress,
-    IDelayedCall,
-    IListeningPort,
-    IReactorTime,
-    IResolutionReceiver,
-)
+from twisted.internet.interfaces import IDelayedCall, IListeningPort, IReactorTime
 from twisted.internet.protocol import DatagramProtocol
-from zope.interface import implementer
 
 from jetstreamproto.errors import NothingListens, SessionCut, WireError
 from jetstreamproto.factory import Admitted, JetStreamClientFactory, JetStreamServerFactory
@@ -49,6 +40,7 @@ from jetstreamproto.security.datagrams import (
 )
 from jetstreamproto.session.session import Session
 from jetstreamproto.sockets.offload import adopt_datagrams, listen_datagrams
+from jetstreamproto.sockets.resolving import resolve
 from jetstreamproto.transports.udp import UdpLink
 
 if TYPE_CHECKING:
@@ -379,9 +371,13 @@ def listen_udp(
     *,
     interface: str = "",
     settings: DatagramSettings = DEFAULT_DATAGRAM_SETTINGS,
+    quic: bool = False,
 ) -> IListeningPort:
-    """Accept `factory`'s sessions on a UDP port. Raises `CannotListenError`."""
-    protocol = JetStreamDatagramProtocol(factory, settings=settings, reactor=reactor)
+    """Accept `factory`'s sessions on a UDP port, also over QUIC if `quic`.
+
+    Raises `CannotListenError`.
+    """
+    protocol = JetStreamDatagramProtocol(factory, settings=settings, reactor=reactor, quic=quic)
     return listen_datagrams(reactor, port, protocol, interface, gso=settings.gso)
 
 
@@ -433,7 +429,7 @@ async def _connect(
     quic: bool,
 ) -> Session:
     deadline = reactor.seconds() + timeout
-    addresses = await _resolve(reactor, host)
+    addresses = await resolve(reactor, host)
     failure: BaseException = SessionCut(f"{host} has no address")
     for index, address in enumerate(addresses):
         left = (deadline - reactor.seconds()) / (len(addresses) - index)
@@ -472,34 +468,3 @@ async def _connect_to(
 
 def _close_port(protocol: JetStreamDatagramProtocol, local: Any) -> None:
     protocol.stop().addCallback(lambda _: local.stopListening())
-
-
-async def _resolve(reactor: Any, host: str) -> list[str]:
-    """The IP addresses of `host`, in the system's order of preference."""
-    receiver = _Addresses()
-    reactor.nameResolver.resolveHostName(
-        receiver, host, addressTypes=(IPv6Address, IPv4Address), transportSemantics="UDP"
-    )
-    addresses = await receiver.complete
-    if not addresses:
-        raise DNSLookupError(f"no address for {host}")
-    return addresses
-
-
-@implementer(IResolutionReceiver)
-class _Addresses:
-    """Collects what a resolver finds; `complete` fires with it."""
-
-    def __init__(self) -> None:
-        self.complete: Deferred[list[str]] = Deferred()
-        self._found: list[str] = []
-
-    def resolutionBegan(self, resolutionInProgress: object) -> None:
-        """Nothing to do: it is never cancelled."""
-
-    def addressResolved(self, address: IAddress) -> None:
-        if isinstance(address, IPv4Address | IPv6Address) and address.host not in self._found:
-            self._found.append(address.host)
-
-    def resolutionComplete(self) -> None:
-        self.complete.callback(self._found)

@@ -103,6 +103,16 @@ class SessionFactory(Factory):
         """A session, connected or not, is gone: None if both ended it. As `session_made`."""
         self.sessions.discard(session)
 
+    @property
+    def tls(self) -> TlsContext:
+        """Identity and trust, for transports that bring their own TLS."""
+        return self._tls
+
+    @property
+    def server_name(self) -> str | None:
+        """What a client calls the server."""
+        return self._server_name
+
     def handshake(self) -> Handshake:
         """A fresh TLS handshake, for one connection."""
         return Handshake(self._tls, now=datetime.now(UTC), host=self._server_name)

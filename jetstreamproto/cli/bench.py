@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import click
 
-from jetstreamproto.cli.options import UDP, ConnectionOptions, connection_options, json_option
+from jetstreamproto.cli.options import TCP, ConnectionOptions, connection_options, json_option
 from jetstreamproto.cli.output import show, show_object
 from jetstreamproto.cli.quantity import amount_option
 
@@ -146,7 +146,7 @@ def _bulk(options: ConnectionOptions, plan: dict[str, Any]) -> dict[str, object]
         "direction": direction,
         "transport": options.transport,
     }
-    return report | {"link": run.after} if options.transport == UDP else report
+    return report if options.transport == TCP else report | {"link": run.after}
 
 
 def _rpc(options: ConnectionOptions, plan: dict[str, Any]) -> dict[str, object]:

@@ -15,7 +15,7 @@ from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.threads import deferToThread
 
 from jetstreamproto.cli.failure import CannotConnect, ConnectTimeout, NameNotFound
-from jetstreamproto.cli.options import UDP, ConnectionOptions
+from jetstreamproto.cli.options import QUIC, UDP, ConnectionOptions
 from jetstreamproto.cli.output import note
 from jetstreamproto.cli.run import run
 from jetstreamproto.cli.target import Target
@@ -135,8 +135,8 @@ async def connect(
     """
     late = ConnectTimeout(f"no answer from {options.target} within {options.timeout:g} s")
     with _explained(options.target, late):
-        if options.transport == UDP:
-            return await _connect_udp(reactor, options, factory, late)
+        if options.transport in (UDP, QUIC):
+            return await _connect_datagrams(reactor, options, factory, late)
         return await _connect_tcp(reactor, options, factory, late)
 
 
@@ -162,15 +162,16 @@ async def _connect_tcp(
         raise
 
 
-async def _connect_udp(
+async def _connect_datagrams(
     reactor: ReactorBase,
     options: ConnectionOptions,
     factory: JetStreamClientFactory,
     late: ConnectTimeout,
 ) -> Session:
-    from jetstreamproto.datagram import connect_udp
+    from jetstreamproto.datagram import connect_quic, connect_udp
 
-    connecting = connect_udp(
+    connect_over = connect_quic if options.transport == QUIC else connect_udp
+    connecting = connect_over(
         reactor,
         options.target.host,
         options.target.port,

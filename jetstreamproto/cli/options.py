@@ -15,8 +15,11 @@ from jetstreamproto.cli.target import Target, target_argument
 if TYPE_CHECKING:
     from jetstreamproto.reliability.settings import DatagramSettings
 
-TCP, UDP = "tcp", "udp"
+TCP, UDP, QUIC = "tcp", "udp", "quic"
 AUTO = "auto"
+
+_BBR = "bbr"
+_GOES_WITH = {"congestion": (UDP, QUIC), "fec": (UDP,), "mtu": (UDP, QUIC)}
 
 _READABLE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 
@@ -55,12 +58,14 @@ class ConnectionOptions:
             raise click.UsageError("--key needs --cert")
         if self.password_file is not None and self.user is None:
             raise click.UsageError("--password-file needs --user")
-        for name in ("congestion", "fec", "mtu"):
-            if getattr(self, name) is not None and self.transport != UDP:
-                raise click.UsageError(f"--{name} goes with --transport udp")
+        for name, transports in _GOES_WITH.items():
+            if getattr(self, name) is not None and self.transport not in transports:
+                raise click.UsageError(f"--{name} goes with --transport {' or '.join(transports)}")
+        if self.congestion == _BBR and self.transport == QUIC:
+            raise click.UsageError("--transport quic has cubic and newreno for --congestion")
 
     def datagram_settings(self) -> DatagramSettings:
-        """How a connection over UDP behaves."""
+        """How a connection over UDP or QUIC behaves."""
         from jetstreamproto.reliability.settings import DatagramSettings
 
         given = {"congestion": self.congestion, "fec": self.fec, "mtu": self.mtu}
@@ -81,8 +86,6 @@ def connection_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _transport(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    if value not in (AUTO, TCP, UDP):
-        raise click.BadParameter(f"this version has tcp and udp, not {value} yet")
     return TCP if value == AUTO else value
 
 
@@ -113,10 +116,10 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
     click.argument("target", metavar="HOST:PORT", callback=target_argument),
     click.option(
         "--transport",
-        type=click.Choice([AUTO, TCP, UDP, "quic"]),
+        type=click.Choice([AUTO, TCP, UDP, QUIC]),
         default=AUTO,
         callback=_transport,
-        help="How to reach the server: auto is tcp. This version has tcp and udp.",
+        help="How to reach the server; auto is tcp.",
     ),
     click.option(
         "--pin",
@@ -160,7 +163,7 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
     click.option(
         "--congestion",
         type=click.Choice(["bbr", "cubic", "newreno"]),
-        help="udp: congestion control.  [default: bbr]",
+        help="udp, quic: congestion control.  [default: bbr; cubic for quic]",
     ),
     click.option(
         "--fec",
@@ -172,6 +175,6 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
         "--mtu",
         type=click.IntRange(1200, 65507),
         metavar="N",
-        help="udp: bytes in a datagram.  [default: what the path takes]",
+        help="udp, quic: bytes in a datagram.  [default: what the path takes]",
     ),
 )

@@ -161,7 +161,7 @@ class Handshake:
         try:
             if chain_error and trust.ca_file is not None:
                 raise CertificateRejected(
-                    f"the peer's certificate is refused: {_chain_fault(chain_error)}"
+                    f"the peer's certificate is refused: {chain_fault(chain_error)}"
                 )
             if depth == 0 and self._judged is None:  # OpenSSL asks once more for each fault it sees
                 self._judged = certificate.to_cryptography()
@@ -294,7 +294,8 @@ _REFUSALS = (  # alerts by which the peer says that it does not want us
 )
 
 
-def _chain_fault(code: int) -> str:
+def chain_fault(code: int) -> str:
+    """What OpenSSL's error about a chain (X509_V_ERR_*) means."""
     return _CHAIN_FAULTS.get(code, f"OpenSSL verification error {code}")
 
 

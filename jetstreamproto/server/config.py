@@ -7,6 +7,7 @@ Each is an option of `twistd jetstream` (`--max-sessions`) and a key of its TOML
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import ipaddress
 import tomllib
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from jetstreamproto.reliability.settings import (
 )
 from jetstreamproto.security.trust import CertificateAuthority, PinnedKeys, Trust
 from jetstreamproto.server.access import AllowRule, read_peer
-from jetstreamproto.server.listeners import TRANSPORTS
+from jetstreamproto.server.listeners import QUIC, TRANSPORTS
 from jetstreamproto.server.values import (
     Flag,
     Kind,
@@ -46,7 +47,7 @@ _ALLOW = "allow"
 _MANY = 10_000_000
 _YEAR = 366 * 86400.0
 _MAX_MESSAGE = (1 << 32) - 1  # what HELLO can announce
-_LATER_TRANSPORTS = ("quic",)
+_QUIC_LIBRARY = "aioquic"
 _LIMITS = AdmissionLimits()
 _UDP = DEFAULT_DATAGRAM_SETTINGS
 
@@ -64,11 +65,17 @@ def read_address(text: str) -> str:
 
 def read_transport(text: str) -> str:
     """The name of a transport that there is."""
-    if text in _LATER_TRANSPORTS:
-        raise ValueError(f"this version has {' and '.join(TRANSPORTS)}, not {text} yet")
     if text not in TRANSPORTS:
-        raise ValueError(f"{text!r} is not a transport; there is {' and '.join(TRANSPORTS)}")
+        raise ValueError(f"{text!r} is not a transport; there is {', '.join(TRANSPORTS)}")
+    if text not in available_transports():
+        raise ValueError(f"{text} needs the package {_QUIC_LIBRARY}, which is not installed")
     return text
+
+
+def available_transports() -> tuple[str, ...]:
+    """The transports whose packages are installed."""
+    quic = importlib.util.find_spec(_QUIC_LIBRARY) is not None
+    return tuple(name for name in TRANSPORTS if name != QUIC or quic)
 
 
 def _about(kind: Kind, explanation: str) -> dict[str, object]:
@@ -91,9 +98,10 @@ class ServerConfig:
         ),
     )
     transports: tuple[str, ...] = attrs.field(
-        default=TRANSPORTS,
+        factory=available_transports,
         metadata=_about(
-            Names(read_transport), "Transports to offer on the port: tcp, udp. [tcp,udp]"
+            Names(read_transport),
+            "Transports to offer on the port: tcp, udp, quic. [tcp,udp,quic]",
         ),
     )
     congestion: str = attrs.field(

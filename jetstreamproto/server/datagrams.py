@@ -1,8 +1,9 @@
-"""The server's side of UDP: a bound socket, and the sessions over it."""
+"""The server's side of UDP and QUIC: a bound socket, and the sessions over it."""
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -10,10 +11,11 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from jetstreamproto.datagram import JetStreamDatagramProtocol, adopt
 from jetstreamproto.factory import JetStreamServerFactory
 from jetstreamproto.reliability.settings import DatagramSettings
+from jetstreamproto.server.listeners import QUIC, UDP
 
 
 class DatagramListener:
-    """Serves a factory on a UDP socket that is bound already."""
+    """Serves a factory on a UDP socket that is bound already, over UDP, QUIC or both."""
 
     def __init__(
         self,
@@ -21,8 +23,15 @@ class DatagramListener:
         bound: socket.socket,
         factory: JetStreamServerFactory,
         settings: DatagramSettings,
+        transports: Sequence[str],
     ) -> None:
-        self._protocol = JetStreamDatagramProtocol(factory, settings=settings, reactor=reactor)
+        self._protocol = JetStreamDatagramProtocol(
+            factory,
+            udp=UDP in transports,
+            quic=QUIC in transports,
+            settings=settings,
+            reactor=reactor,
+        )
         with bound:  # the port has its own descriptor of it
             self._port = adopt(reactor, bound, self._protocol)
 

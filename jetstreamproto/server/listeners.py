@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 
 from jetstreamproto.errors import ConfigurationError
 
-TCP, UDP = "tcp", "udp"
-TRANSPORTS = (TCP, UDP)
+TCP, UDP, QUIC = "tcp", "udp", "quic"
+TRANSPORTS = (TCP, UDP, QUIC)
 """The transports that there are."""
+
+_OVER_UDP = (UDP, QUIC)
 
 _BACKLOG = 1024  # the kernel lowers it to net.core.somaxconn
 _FREE_PORT_ATTEMPTS = 10
@@ -28,10 +30,14 @@ class PortTaken(ConfigurationError):
 
 @dataclass(frozen=True)
 class Listeners:
-    """Sockets that are bound to one port: `streams` listen for TCP, `datagrams` are of UDP."""
+    """Sockets that are bound to one port: `streams` listen for TCP, `datagrams` are of UDP.
+
+    `transports` are those that they are for; our own datagrams and QUIC share the UDP sockets.
+    """
 
     streams: list[socket.socket] = field(default_factory=list)
     datagrams: list[socket.socket] = field(default_factory=list)
+    transports: Sequence[str] = TRANSPORTS
 
     @property
     def port(self) -> int:
@@ -63,14 +69,15 @@ def open_listeners(
 
 def _open_all(interfaces: Sequence[str], port: int, transports: Sequence[str]) -> Listeners:
     dual = all(":" in interface for interface in interfaces) and socket.has_dualstack_ipv6()
-    listeners = Listeners()
+    listeners = Listeners(transports=transports)
     with ExitStack() as opened:
-        for transport, found, bind in (
-            (TCP, listeners.streams, _bind_stream),
-            (UDP, listeners.datagrams, _bind_datagram),
+        for served, found, bind in (
+            ((TCP,), listeners.streams, _bind_stream),
+            (_OVER_UDP, listeners.datagrams, _bind_datagram),
         ):
-            for interface in interfaces if transport in transports else ():
-                where = f"{show_address(interface, port)} ({transport})"
+            names = [name for name in transports if name in served]
+            for interface in interfaces if names else ():
+                where = f"{show_address(interface, port)} ({', '.join(names)})"
                 listener = _open(where, bind, interface, port, dual and interface == "::")
                 found.append(opened.enter_context(listener))
                 port = listeners.port

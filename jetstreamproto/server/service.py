@@ -66,13 +66,16 @@ class JetStreamService(Service):
                     listener.fileno(), listener.family, self.factory
                 )
             self._ports.append(port)
-        self._datagrams = [self._start_datagrams(bound) for bound in listeners.datagrams]
+        self._datagrams = [
+            self._start_datagrams(bound, listeners.transports) for bound in listeners.datagrams
+        ]
         self._reactor.callWhenRunning(self._running)
 
-    def _start_datagrams(self, bound: socket.socket) -> DatagramListener:
+    def _start_datagrams(self, bound: socket.socket, transports: Sequence[str]) -> DatagramListener:
         from jetstreamproto.server.datagrams import DatagramListener  # TCP alone needs none of it
 
-        return DatagramListener(self._reactor, bound, self.factory, self._datagram_settings)
+        settings = self._datagram_settings
+        return DatagramListener(self._reactor, bound, self.factory, settings, transports)
 
     def stop(self) -> Deferred[Any]:
         """Accept nobody new and drain the sessions; fires when they are gone."""

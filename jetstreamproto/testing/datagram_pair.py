@@ -33,6 +33,7 @@ from jetstreamproto.transports.udp import UdpLink
 T = TypeVar("T")
 
 CLIENT, SERVER, SERVER_PORT = "10.0.0.1", "10.0.0.2", 9000
+_CONNECT = {"udp": "connect", "quic": "connect_quic"}
 NAT = "192.0.2.1"
 """The address of the client's router, with `behind_nat`."""
 
@@ -55,6 +56,7 @@ class DatagramPair:
     `services` are the server's, `client_services` the client's; further settings go to the
     factories. `link` is the way there and, unless `back` is given, the way back. `server` is
     there once the server has accepted the client. `tap` is the network's from the first datagram.
+    `transport` is the client's, "udp" or "quic", which the server then has beside it.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class DatagramPair:
         link: LinkOptions = DEFAULT_LINK,
         back: LinkOptions | None = None,
         seed: int = 0,
+        transport: str = "udp",
         batches: bool = True,
         behind_nat: bool = False,
         settings: SessionSettings = DEFAULT_SETTINGS,
@@ -94,6 +97,7 @@ class DatagramPair:
         )
         self.server_protocol = JetStreamDatagramProtocol(
             self.server_factory,
+            quic=transport == "quic",
             settings=datagrams,
             reactor=server_host,
             random_bytes=chance.randbytes,
@@ -114,9 +118,8 @@ class DatagramPair:
             random_bytes=chance.randbytes,
         )
         self.client_port = self.net.listen_udp(self.client_protocol, client_host, batches=batches)
-        self.client: Session = self.client_protocol.connect(
-            SERVER, SERVER_PORT, self.client_factory
-        )
+        connect_over = getattr(self.client_protocol, _CONNECT[transport])
+        self.client: Session = connect_over(SERVER, SERVER_PORT, self.client_factory)
         if connect:
             self.run(self.client.when_connected())
             self.run(self.server.when_connected())

@@ -57,7 +57,7 @@ if options.get("udp"):
     port = sockets.port
     sockets.close()
     reactor.listenTCP(port, factory, interface="127.0.0.1")
-    listen_udp(reactor, port, factory, interface="127.0.0.1")
+    listen_udp(reactor, port, factory, interface="127.0.0.1", quic=True)
 else:
     port = reactor.listenTCP(0, factory, interface="127.0.0.1").getHost().port
 print(port, factory.identity.fingerprint, flush=True)

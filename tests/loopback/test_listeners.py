@@ -106,7 +106,7 @@ class DatagramTests(ListenersTests):
 
     def test_a_port_that_is_taken_over_udp(self) -> None:
         taken = self.open("127.0.0.1", transports=(UDP,)).port
-        with self.assertRaisesRegex(PortTaken, rf"127.0.0.1:{taken} \(udp\) is taken"):
+        with self.assertRaisesRegex(PortTaken, rf"127.0.0.1:{taken} \(udp, quic\) is taken"):
             open_listeners(["127.0.0.1"], taken)
         self.open("127.0.0.1", port=taken, transports=(TCP,))
 

@@ -86,7 +86,7 @@ class StartTests(TwistdTestCase):
         start = next(i for i, line in enumerate(lines) if "listens on" in line)
         port = port_in(server.output)
         self.assertIn(f"127.0.0.1:{port}", lines[start])
-        self.assertIn("(tcp, udp)", lines[start])
+        self.assertIn("(tcp, udp, quic)", lines[start])
         before = "\n".join(lines[:start])  # are Twisted's own
         self.assertNotIn("[jetstream", before)
         identity = Identity.load_or_create(self.home, NOW)
@@ -141,7 +141,7 @@ class RefusedStartTests(TwistdTestCase):
             other.bind(("127.0.0.1", 0))
             port = other.getsockname()[1]
             line = self.assert_one_line("--port", str(port))
-        self.assertIn(f"127.0.0.1:{port} (udp) is taken", line)
+        self.assertIn(f"127.0.0.1:{port} (udp, quic) is taken", line)
 
     def test_an_unreadable_key(self) -> None:
         garbage = self.write("garbage.pem", "garbage")
@@ -153,7 +153,7 @@ class RefusedStartTests(TwistdTestCase):
     def test_a_wrong_option(self) -> None:
         self.assertIn("--bogus", self.assert_one_line("--bogus"))
         self.assertIn("--port", self.assert_one_line("--port", "70000"))
-        self.assertIn("quic", self.assert_one_line("--transports", "tcp,quic"))
+        self.assertIn("sctp", self.assert_one_line("--transports", "tcp,sctp"))
         self.assertIn("'vegas'", self.assert_one_line("--congestion", "vegas"))
         self.assertIn("K+R", self.assert_one_line("--fec", "some"))
         self.assertIn("--udp-mtu", self.assert_one_line("--udp-mtu", "100"))

@@ -46,7 +46,7 @@ class UdpTestCase(TwistdTestCase):
 class StartTests(UdpTestCase):
     async def test_both_transports_on_one_port(self) -> None:
         server = await self.serve()
-        self.assertIn("(tcp, udp)", server.output)
+        self.assertIn("(tcp, udp, quic)", server.output)
         for session in (await self.session(server.output), await self.udp_session(server.output)):
             self.assertLess(await session.ping(), DEADLINE)
             inbox: Inbox = await session.open("echo")

@@ -49,7 +49,7 @@ class UsageTests(unittest.TestCase):
             "ping host --transport udp --fec 0+1",
             "ping host --transport udp --mtu 1199",
             "echo host --fec off",
-            "ping host --transport quic",
+            "ping host --transport quic --fec off",
             "ping host --transport carrier-pigeon",
             "echo host --json",
             "bench host",
@@ -76,7 +76,8 @@ class UsageTests(unittest.TestCase):
 
     def test_what_is_wrong_is_said(self) -> None:
         for line, words in {
-            "ping host --transport quic": "this version has tcp and udp, not quic yet",
+            "ping host --transport quic --fec 10+2": "--fec goes with --transport udp",
+            "ping host --transport quic --congestion bbr": "has cubic and newreno",
             "ping host --fec 10+2": "--fec goes with --transport udp",
             "ping host --transport udp --fec x": "'x' is not off, adaptive or K+R",
             "bench host --mode bulk --size 5": "--size goes with --mode rpc or events",

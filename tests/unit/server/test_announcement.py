@@ -24,7 +24,7 @@ class AnnouncementTests(unittest.TestCase):
 
     def test_they_say_where_who_and_what_to_try(self) -> None:
         where, who, command, limits = self.lines()
-        self.assertTrue(where.endswith("listens on 127.0.0.1:9000 (tcp, udp)"), where)
+        self.assertTrue(where.endswith("listens on 127.0.0.1:9000 (tcp, udp, quic)"), where)
         self.assertIn("sha256:abc", who)
         self.assertTrue(command.endswith("jetstream ping 127.0.0.1:9000"), command)
         for part in ("anyone on this host", "20000 sessions", "1024 half open", "16 MiB"):

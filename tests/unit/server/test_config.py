@@ -35,7 +35,7 @@ class ServerConfigTests(unittest.TestCase):
     def test_without_settings_it_serves_this_host(self) -> None:
         config = ServerConfig()
         self.assertEqual((config.port, config.interface), (9000, ("127.0.0.1",)))
-        self.assertEqual(config.transports, ("tcp", "udp"))
+        self.assertEqual(config.transports, ("tcp", "udp", "quic"))
         self.assertIsNone(config.client_trust())
 
     def test_every_setting_has_a_kind_and_an_explanation(self) -> None:
@@ -146,7 +146,7 @@ class OptionTests(unittest.TestCase):
         for key, text, word in (
             ("port", "x", "--port"),
             ("max_half_open", "0", "--max-half-open"),
-            ("transports", "tcp,quic", "--transports: this version has tcp and udp, not quic yet"),
+            ("transports", "tcp,sctp", "'sctp' is not a transport; there is tcp"),
             ("transports", "pigeon", "'pigeon' is not a transport"),
             ("transports", "", "'' is not a transport"),
             ("congestion", "reno", "--congestion: 'reno' is not one of bbr, cubic, newreno"),
@@ -239,7 +239,7 @@ class FileTests(unittest.TestCase):
         self.refuse("allow_anonymous = 1", "allow_anonymous")
         self.refuse("cert = true", "cert")
         self.refuse("auth = 1", "auth")
-        self.refuse('transports = ["quic"]', "transports", "not quic yet")
+        self.refuse('transports = ["sctp"]', "transports", "'sctp'")
         self.refuse("congestion = 1", "congestion", "not a word")
         self.refuse('fec = "10+0"', "fec", "'10+0'")
         self.refuse('udp_mtu = "1400"', "udp_mtu", "'1400'")

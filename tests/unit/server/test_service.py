@@ -125,7 +125,9 @@ class JetStreamServiceTests(SynchronousTestCase):
         with mock.patch.dict(sys.modules, {"jetstreamproto.server.datagrams": module}):  # type: ignore[dict-item]
             service.startService()
         (datagrams,) = made
-        self.assertEqual(datagrams.given, (self.reactor, bound, self.factory, settings))
+        self.assertEqual(
+            datagrams.given, (self.reactor, bound, self.factory, settings, listeners.transports)
+        )
         admitted = self.factory.admit("127.0.0.1")
         assert isinstance(admitted, Admitted)
         admitted.session.start(DeafLink())  # type: ignore[arg-type]

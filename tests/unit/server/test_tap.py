@@ -84,7 +84,7 @@ class OptionsTests(unittest.TestCase):
             (["--port", "x"], "--port"),
             (["stray"], "'stray'"),
             (["--clients", ""], "--clients"),
-            (["--transports", "quic"], "not quic yet"),
+            (["--transports", "sctp"], "'sctp' is not a transport"),
             (["--interface", "0.0.0.0"], "--allow-anonymous"),
             (["--key", "key.pem"], "--cert"),
             (["--config", "/nonexistent/c.toml"], "/nonexistent/c.toml"),
