@@ -126,6 +126,26 @@ class ServerConfig:
             f"Bytes in a UDP datagram, from {MIN_DATAGRAM}; 0 finds out what the path takes. [0]",
         ),
     )
+    udp_send_window: int = attrs.field(
+        default=_UDP.send_window,
+        metadata=_about(
+            Size(1 << 18, 1 << 40),
+            "Bytes a UDP connection may have under way, whatever congestion control says. [64M]",
+        ),
+    )
+    udp_receive_window: int = attrs.field(
+        default=_UDP.receive_window,
+        metadata=_about(
+            Size(1 << 18, 1 << 40),
+            "Bytes that a UDP connection takes beyond what it has in order. [32M]",
+        ),
+    )
+    udp_tick: float = attrs.field(
+        default=_UDP.tick,
+        metadata=_about(
+            Seconds(1.0), "Shortest time between two bursts of a UDP connection. [0.001]"
+        ),
+    )
     status_interval: float = attrs.field(
         default=_UDP.status_interval,
         metadata=_about(
@@ -264,6 +284,9 @@ class ServerConfig:
             congestion=self.congestion,
             fec=self.fec,
             mtu=self.udp_mtu,
+            send_window=self.udp_send_window,
+            receive_window=self.udp_receive_window,
+            tick=self.udp_tick,
             heartbeat=self.heartbeat,
             idle_timeout=self.idle_timeout,
             status_interval=self.status_interval,
