@@ -338,7 +338,9 @@ class Channel:
 
     @property
     def _end_due(self) -> bool:
-        return self._ending and not self._queue and not self._end_sent
+        if self._end_sent or self._queue or not self._ending:
+            return False
+        return self.state is not ChannelState.CLOSED  # an END would make a reset look clean
 
     # --- life ------------------------------------------------------------------------
 

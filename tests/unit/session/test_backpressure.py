@@ -194,6 +194,18 @@ class ProducerTests(BackpressureCase):
         first.run_until(lambda: "end" in sink.events)
         self.assertTrue(sink.messages == [noise(10_000, n) for n in range(200)])
 
+    def test_a_reset_as_the_queue_drains_is_no_clean_end(self) -> None:
+        served = Registry(lambda: Recorder(stay=True))
+        pair = make_pair({"sink": served})
+        mine = pair.run(pair.client.open("sink", Recorder(stay=True)))
+        for _ in range(40):
+            mine.channel.send(bytes(60_000))
+        mine.channel.drained().addCallback(lambda _: mine.channel.reset(1))
+        mine.channel.end()
+        pair.advance(5)
+        self.assertNotIn("end", served.made[0].events)
+        self.assertIsInstance(served.made[0].reason, ChannelReset)
+
     def test_drained_fires_though_the_channel_ends_with_the_last_bytes(self) -> None:
         pair, mine, theirs = self.join(settings=SessionSettings(high_water=10))
         theirs.channel.end()
