@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from jetstreamproto.errors import ConfigurationError, NotAllowed
 from jetstreamproto.security.identity import parse_fingerprint
@@ -26,11 +26,12 @@ class AllowRule:
     """The peers that one rule names, and the services they may use.
 
     `peers` are fingerprints, `user:NAME`, `ANONYMOUS` and `ANYONE`; `services` are names, or
-    `ANYONE` for all.
+    `ANYONE` for all. `scopes` are patterns that say what of a service, by the name of the scope.
     """
 
     peers: frozenset[str]
     services: frozenset[str]
+    scopes: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
     def allows(self, peer: frozenset[str], service: str) -> bool:
         """Whether this rule lets a peer with these names (see `peer_names`) use `service`."""
@@ -52,6 +53,18 @@ class AccessRules:
         peer = peer_names(session)
         if not any(rule.allows(peer, service) for rule in self.rules):
             raise NotAllowed(ResetCode.NOT_ALLOWED, f"you may not use the service {service!r} here")
+
+    def patterns(
+        self, session: Session, service: str, scope: str, default: Sequence[str] = ()
+    ) -> tuple[str, ...]:
+        """The patterns of a scope for the session's peer, from all rules that let it use `service`.
+
+        A rule that says nothing of the scope counts as one with `default`.
+        """
+        peer = peer_names(session)
+        allowing = [rule for rule in self.rules if rule.allows(peer, service)]
+        found = [pattern for rule in allowing for pattern in rule.scopes.get(scope, default)]
+        return tuple(dict.fromkeys(found))
 
 
 def peer_names(session: Session) -> frozenset[str]:

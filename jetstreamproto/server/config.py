@@ -6,10 +6,8 @@ Each is an option of `twistd jetstream` (`--max-sessions`) and a key of its TOML
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import ipaddress
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from jetstreamproto.reliability.settings import (
     DatagramSettings,
 )
 from jetstreamproto.security.trust import CertificateAuthority, PinnedKeys, Trust
-from jetstreamproto.server.access import AllowRule, read_peer
+from jetstreamproto.server.access import AllowRule
 from jetstreamproto.server.listeners import QUIC, TRANSPORTS
 from jetstreamproto.server.values import (
     Flag,
@@ -36,14 +34,12 @@ from jetstreamproto.server.values import (
     Word,
     read_congestion,
     read_fec,
-    text_list,
 )
 from jetstreamproto.session.settings import DEFAULT_SETTINGS, SessionSettings
 from jetstreamproto.state import default_state_dir
 from jetstreamproto.transports.admission import AdmissionLimits
 
 _KIND, _HELP = "kind", "help"
-_ALLOW = "allow"
 _MANY = 10_000_000
 _YEAR = 366 * 86400.0
 _MAX_MESSAGE = (1 << 32) - 1  # what HELLO can announce
@@ -318,67 +314,3 @@ EXPLANATIONS: Mapping[str, str] = {
 def option_name(key: str) -> str:
     """The option of a setting, without its leading dashes."""
     return key.replace("_", "-")
-
-
-def read_options(given: Mapping[str, str]) -> dict[str, object]:
-    """The settings on a command line, from their texts by name."""
-    settings: dict[str, object] = {}
-    for key, text in given.items():
-        try:
-            settings[key] = KINDS[key].from_text(text)
-        except ValueError as error:
-            raise ConfigurationError(f"--{option_name(key)}: {error}") from None
-    return settings
-
-
-def read_file(path: Path) -> dict[str, object]:
-    """The settings in a TOML file. Raises `ConfigurationError` naming the file and the key."""
-    try:
-        with path.open("rb") as file:
-            document = tomllib.load(file)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{path}: not a text file in UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{path}: {error}") from error
-    settings: dict[str, object] = {}
-    for key, value in document.items():
-        try:
-            settings[key] = _read_value(key, value, path.parent)
-        except ValueError as error:
-            raise ConfigurationError(f"{path}: {key}: {error}") from None
-    return settings
-
-
-def _read_value(key: str, value: object, folder: Path) -> object:
-    if key == _ALLOW:
-        return _read_rules(value)
-    if key == "auth":
-        return tuple([value] if isinstance(value, str) else text_list(value))
-    kind = KINDS.get(key)
-    if kind is None:
-        known = [*KINDS, "auth", _ALLOW]
-        close = difflib.get_close_matches(key.replace("-", "_"), known, 1)
-        raise ValueError("there is no such setting" + (f"; {close[0]}?" if close else ""))
-    return kind.from_toml(value, folder)
-
-
-def _read_rules(value: object) -> tuple[AllowRule, ...]:
-    if not isinstance(value, list) or not all(isinstance(rule, dict) for rule in value):
-        raise ValueError("rules are written as [[allow]], each with peers and services")
-    return tuple(_read_rule(number, rule) for number, rule in enumerate(value, 1))
-
-
-def _read_rule(number: int, rule: dict[str, object]) -> AllowRule:
-    try:
-        for key in rule:
-            if key not in ("peers", "services"):
-                raise ValueError(f"there is no {key!r} in a rule, only peers and services")
-        peers = frozenset(read_peer(peer) for peer in text_list(rule.get("peers", [])))
-        services = frozenset(text_list(rule.get("services", [])))
-        if not peers or not services:
-            raise ValueError("a rule has one or more peers, and one or more services")
-    except ValueError as error:
-        raise ValueError(f"rule {number}: {error}") from None
-    return AllowRule(peers, services)

@@ -15,6 +15,7 @@ from jetstreamproto.factory import JetStreamServerFactory
 from jetstreamproto.reliability.settings import DEFAULT_DATAGRAM_SETTINGS, DatagramSettings
 from jetstreamproto.server.listeners import Listeners
 from jetstreamproto.server.signals import StopSignals
+from jetstreamproto.services.offer import Offer
 
 if TYPE_CHECKING:
     from jetstreamproto.server.datagrams import DatagramListener
@@ -36,8 +37,10 @@ class JetStreamService(Service):
         announcement: Sequence[str],
         reactor: Any = None,
         datagram_settings: DatagramSettings = DEFAULT_DATAGRAM_SETTINGS,
+        offers: Sequence[Offer] = (),
     ) -> None:
         self.factory = factory
+        self._offers = offers
         self._listeners = listeners
         self._announcement = announcement
         self._reactor = reactor
@@ -59,6 +62,8 @@ class JetStreamService(Service):
             from twisted.internet import reactor
 
             self._reactor = reactor
+        for offer in self._offers:
+            offer.start(self._reactor)
         listeners, self._listeners = self._listeners, Listeners()
         for listener in listeners.streams:
             with listener:  # the reactor has its own descriptor of it
@@ -95,6 +100,7 @@ class JetStreamService(Service):
         await self.factory.drain()
         datagrams, self._datagrams = self._datagrams, []
         await DeferredList([Deferred.fromCoroutine(one.stop()) for one in datagrams])
+        await DeferredList([maybeDeferred(offer.stop) for offer in self._offers])
 
     def abort(self) -> None:
         """Drop the sessions that have not finished yet."""

@@ -6,7 +6,7 @@ on standard error, and an exit status that is not 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,35 +18,19 @@ from twisted.python import usage
 
 from jetstreamproto._version import __version__
 from jetstreamproto.errors import ConfigurationError
-from jetstreamproto.factory import JetStreamServerFactory, Service
+from jetstreamproto.factory import JetStreamServerFactory
 from jetstreamproto.security.identity import Identity
 from jetstreamproto.server.access import ANYONE, AccessRules
 from jetstreamproto.server.announcement import announcement
 from jetstreamproto.server.authentication import PasswordAuthentication, encode_users
-from jetstreamproto.server.config import (
-    EXPLANATIONS,
-    KINDS,
-    ServerConfig,
-    option_name,
-    read_file,
-    read_options,
-)
+from jetstreamproto.server.config import EXPLANATIONS, KINDS, ServerConfig, option_name
 from jetstreamproto.server.listeners import open_listeners
+from jetstreamproto.server.offers import make_offers
+from jetstreamproto.server.reading import read_file, read_options
 from jetstreamproto.server.service import JetStreamService
 from jetstreamproto.server.values import Flag
-from jetstreamproto.services.echo import DISCARD, ECHO, Discard, Echo
-from jetstreamproto.services.latency import LATENCY, Latency
-from jetstreamproto.services.source import SOURCE, Source
 
 PROGRAM = "twistd jetstream"
-
-SERVICES: dict[str, Service] = {
-    ECHO: Echo,
-    DISCARD: Discard,
-    SOURCE: Source,
-    LATENCY: Latency,
-}
-"""What a server offers; who may use which is up to the rules of access."""
 
 _CONFIG, _INTERFACE, _AUTH = "config", "interface", "auth"
 _NOT_SET = 0  # what usage.Options makes of a flag that is not given
@@ -169,13 +153,16 @@ def makeService(options: Options) -> IService:
 def make_service(options: Options) -> JetStreamService:
     """The service for these options, listening already. Raises `ConfigurationError`."""
     config = options.config
-    _check_rules(options)
+    access = AccessRules(config.allow)
+    offers = make_offers(config, access)
+    services = {name: service for offer in offers for name, service in offer.services.items()}
+    _check_rules(options, services)
     factory = JetStreamServerFactory(
         _identity(config),
-        SERVICES,
+        services,
         clients=config.client_trust(),
         authenticate=_authentication(options),
-        access=AccessRules(config.allow),
+        access=access,
         settings=config.session_settings(),
         admission=config.admission_limits(),
     )
@@ -186,6 +173,7 @@ def make_service(options: Options) -> JetStreamService:
         listeners,
         [*lines, *options.warnings],
         datagram_settings=config.datagram_settings(),
+        offers=offers,
     )
 
 
@@ -201,12 +189,12 @@ def _authentication(options: Options) -> PasswordAuthentication | None:
     return PasswordAuthentication(options.checkers, allow_anonymous=options.config.allow_anonymous)
 
 
-def _check_rules(options: Options) -> None:
+def _check_rules(options: Options, services: Collection[str]) -> None:
     """A misspelt service would be a rule that silently allows nothing."""
     for rule in options.config.allow:
         for service in sorted(rule.services - {ANYONE}):
-            if service not in SERVICES:
-                names = ", ".join(sorted(SERVICES))
+            if service not in services:
+                names = ", ".join(sorted(services))
                 raise ConfigurationError(
                     f"{options[_CONFIG]}: allow: no service {service!r}; there is {names}"
                 )

@@ -50,6 +50,22 @@ class AccessTests(unittest.TestCase):
     def test_with_a_rule_what_it_does_not_allow_is_refused(self) -> None:
         self.assert_may(pair_under(rule("*", "private")), "private")
 
+    def test_patterns_are_of_the_rules_that_let_this_peer_use_the_service(self) -> None:
+        rules = AccessRules(
+            [
+                AllowRule(frozenset({"*"}), frozenset({"echo"}), {"targets": ("a", "b")}),
+                AllowRule(frozenset({"anonymous"}), frozenset({"*"}), {"targets": ("b", "c")}),
+                AllowRule(frozenset({"user:al"}), frozenset({"echo"}), {"targets": ("d",)}),
+                AllowRule(frozenset({"*"}), frozenset({"private"}), {"targets": ("e",)}),
+                AllowRule(frozenset({"*"}), frozenset({"echo"})),
+            ]
+        )
+        session = pair_under().server
+        self.assertEqual(rules.patterns(session, "echo", "targets"), ("a", "b", "c"))
+        self.assertEqual(rules.patterns(session, "echo", "targets", ("z",)), ("a", "b", "c", "z"))
+        self.assertEqual(rules.patterns(session, "echo", "topics", ("z",)), ("z",))
+        self.assertEqual(rules.patterns(session, "other", "targets"), ("b", "c"))
+
     def test_rules_add_up(self) -> None:
         rules = rule("*", "echo"), rule("anonymous", "private")
         self.assert_may(pair_under(*rules), "echo", "private")
