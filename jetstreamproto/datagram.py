@@ -22,6 +22,7 @@ from jetstreamproto.reliability.crypto import alert_plaintext
 from jetstreamproto.reliability.paths import Address
 from jetstreamproto.reliability.settings import (
     DEFAULT_DATAGRAM_SETTINGS,
+    MAX_DATAGRAM,
     MIN_DATAGRAM,
     DatagramSettings,
 )
@@ -41,12 +42,14 @@ from jetstreamproto.security.datagrams import (
 from jetstreamproto.session.session import Session
 from jetstreamproto.sockets.offload import adopt_datagrams, listen_datagrams
 from jetstreamproto.sockets.resolving import resolve
+from jetstreamproto.transports.shared_port import PortShare
 from jetstreamproto.transports.udp import UdpLink
 
 if TYPE_CHECKING:
     from jetstreamproto.quic import QuicEndpoint
     from jetstreamproto.transports.quic import QuicLink
 
+ID_SIZE = 8
 _EMSGSIZE = 90
 _ECONNREFUSED = 111
 
@@ -56,7 +59,7 @@ class JetStreamDatagramProtocol(DatagramProtocol):
 
     With a server's `factory` it accepts sessions, over our own datagrams if `udp`, and over QUIC if
     `quic`; `connect` and `connect_quic` make them. All may be done on one port. `settings` are for
-    all of its sessions.
+    all of its sessions; `share` is this process's part in the port, if there are others.
     """
 
     noisy = False
@@ -70,8 +73,10 @@ class JetStreamDatagramProtocol(DatagramProtocol):
         settings: DatagramSettings = DEFAULT_DATAGRAM_SETTINGS,
         reactor: Any = None,
         random_bytes: Callable[[int], bytes] = os.urandom,
+        share: PortShare | None = None,
     ) -> None:
         self.factory = factory
+        self.share = share
         self.settings = settings
         self.random_bytes = random_bytes
         self.strange = 0
@@ -145,6 +150,8 @@ class JetStreamDatagramProtocol(DatagramProtocol):
     def startProtocol(self) -> None:
         transport = self.transport
         self._write_segments = getattr(transport, "write_segments", None)
+        if getattr(transport, "maxPacketSize", MAX_DATAGRAM) < MAX_DATAGRAM:
+            transport.maxPacketSize = MAX_DATAGRAM  # type: ignore[union-attr]  # Twisted's: 8192
         if self._write_segments is not None and not self.settings.gso:
             transport.gso = False  # type: ignore[union-attr]
 
@@ -217,7 +224,7 @@ class JetStreamDatagramProtocol(DatagramProtocol):
         elif first & 0xF0 == SEALED and len(data) >= HEADER.size:
             link = self._links.get(HEADER.unpack_from(data)[1])
             if link is None:
-                self.strange += 1
+                self.unknown_received(data, segment, address)
             elif len(data) <= segment:
                 link.sealed_received(data, segment, address)
             else:
@@ -261,9 +268,15 @@ class JetStreamDatagramProtocol(DatagramProtocol):
             return
         link = self._links.get(HEADER.unpack_from(data)[1])
         if link is None:
-            self.strange += 1
+            self.unknown_received(data, segment, address)
         else:
             link.sealed_received(data, segment, address)
+
+    def unknown_received(self, data: memoryview, segment: int, address: Address) -> None:
+        """Datagrams for a connection that is not here: of another process, or of nobody."""
+        share = self.share
+        if share is None or not share.forward(data[1], data, segment, address):
+            self.strange += 1
 
     def _handshake_received(self, datagram: bytes, address: Address) -> None:
         kind = datagram[0]
@@ -342,9 +355,14 @@ class JetStreamDatagramProtocol(DatagramProtocol):
             link, _ = self._touched.popitem()
             link.settle()
 
+    def new_id(self, size: int) -> bytes:
+        """A connection id of `size` bytes, at random but for the number of the process."""
+        prefix = b"" if self.share is None else bytes([self.share.number])
+        return prefix + self.random_bytes(size - len(prefix))
+
     def _new_id(self) -> int:
         while True:
-            number = int.from_bytes(self.random_bytes(8), "big")
+            number = int.from_bytes(self.new_id(ID_SIZE), "big")
             if number and number not in self._links:
                 return number
 

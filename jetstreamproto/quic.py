@@ -65,6 +65,12 @@ class DatagramOwner(Protocol):
     def link_closed(self, link: QuicLink, admitted: Admitted | None) -> None:
         """The port may forget `link`."""
 
+    def new_id(self, size: int) -> bytes:
+        """A connection id."""
+
+    def unknown_received(self, data: memoryview, segment: int, address: Address) -> None:
+        """Datagrams of a connection that is not here."""
+
 
 class QuicEndpoint:
     """Accepts QUIC sessions for the owner's factory, if it has one, and makes them."""
@@ -124,10 +130,11 @@ class QuicEndpoint:
 
     def _run_received(self, run: Sequence[bytes], connection_id: bytes, address: Address) -> None:
         link = self._by_id.get(connection_id)
-        if link is None:
-            self.strange += len(run)
-        else:
+        if link is not None:
             link.datagrams_received(run, address)
+            return
+        for datagram in run:
+            self._owner.unknown_received(memoryview(datagram), len(datagram), address)
 
     def _long_received(self, datagram: bytes, address: Address) -> None:
         """A datagram of the handshake came, or of none that we know."""
@@ -197,6 +204,7 @@ class QuicEndpoint:
             factory.identity,
             original_id,
             retry_id,
+            lambda: owner.new_id(ID_SIZE),
         )
         identity = QuicIdentity(tls.role, tls.identity, tls.trust, _today, owner.random_bytes)
         link = QuicLink(self, admitted.session, core, identity, address, mtu)

@@ -38,6 +38,7 @@ from jetstreamproto.server.values import (
 from jetstreamproto.session.settings import DEFAULT_SETTINGS, SessionSettings
 from jetstreamproto.state import default_state_dir
 from jetstreamproto.transports.admission import AdmissionLimits
+from jetstreamproto.transports.shared_port import MAX_WORKERS
 
 _KIND, _HELP = "kind", "help"
 _MANY = 10_000_000
@@ -148,6 +149,12 @@ class ServerConfig:
             Seconds(_YEAR, zero=True),
             "Seconds between two log lines with the figures of each UDP connection; 0 for none."
             " [0]",
+        ),
+    )
+    workers: int = attrs.field(
+        default=1,
+        metadata=_about(
+            Whole(1, MAX_WORKERS), "Processes that share the port and the limits below. [1]"
         ),
     )
     state_dir: Path = attrs.field(
@@ -288,12 +295,12 @@ class ServerConfig:
             status_interval=self.status_interval,
         )
 
-    def admission_limits(self) -> AdmissionLimits:
-        """How many connections are let in."""
+    def admission_limits(self, workers: int = 1) -> AdmissionLimits:
+        """How many connections are let in by one of so many processes."""
         return AdmissionLimits(
-            sessions=self.max_sessions,
+            sessions=-(-self.max_sessions // workers),
             sessions_per_address=self.max_sessions_per_address,
-            half_open=self.max_half_open,
+            half_open=-(-self.max_half_open // workers),
         )
 
 

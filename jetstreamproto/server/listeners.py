@@ -59,15 +59,44 @@ def open_listeners(
     `::` takes IPv4 as well, unless an IPv4 address is among the interfaces. Raises
     `ConfigurationError` naming the address that cannot be had.
     """
+    return open_shared_listeners(interfaces, port, transports, 1)[0]
+
+
+def open_shared_listeners(
+    interfaces: Sequence[str], port: int, transports: Sequence[str], count: int
+) -> list[Listeners]:
+    """As `open_listeners`, for `count` processes that share the port: the sockets of each."""
     for _ in range(_FREE_PORT_ATTEMPTS if port == 0 else 0):
         try:
-            return _open_all(interfaces, port, transports)
+            return _open_shared(interfaces, port, transports, count)
         except PortTaken:  # free on the first interface, or over one transport, but not on all
             continue
-    return _open_all(interfaces, port, transports)
+    return _open_shared(interfaces, port, transports, count)
 
 
-def _open_all(interfaces: Sequence[str], port: int, transports: Sequence[str]) -> Listeners:
+def _open_shared(
+    interfaces: Sequence[str], port: int, transports: Sequence[str], count: int
+) -> list[Listeners]:
+    first = _open_all(interfaces, port, transports, False)
+    if count == 1:
+        return [first]
+    # without SO_REUSEPORT it was nobody else's; with it another server could be joined unawares
+    port = first.port
+    first.close()
+    shared: list[Listeners] = []
+    try:
+        for _ in range(count):
+            shared.append(_open_all(interfaces, port, transports, True))
+    except BaseException:
+        for listeners in shared:
+            listeners.close()
+        raise
+    return shared
+
+
+def _open_all(
+    interfaces: Sequence[str], port: int, transports: Sequence[str], share: bool
+) -> Listeners:
     dual = all(":" in interface for interface in interfaces) and socket.has_dualstack_ipv6()
     listeners = Listeners(transports=transports)
     with ExitStack() as opened:
@@ -78,7 +107,7 @@ def _open_all(interfaces: Sequence[str], port: int, transports: Sequence[str]) -
             names = [name for name in transports if name in served]
             for interface in interfaces if names else ():
                 where = f"{show_address(interface, port)} ({', '.join(names)})"
-                listener = _open(where, bind, interface, port, dual and interface == "::")
+                listener = _open(where, bind, interface, port, dual and interface == "::", share)
                 found.append(opened.enter_context(listener))
                 port = listeners.port
         opened.pop_all()
@@ -87,13 +116,14 @@ def _open_all(interfaces: Sequence[str], port: int, transports: Sequence[str]) -
 
 def _open(
     where: str,
-    bind: Callable[[str, int, bool], socket.socket],
+    bind: Callable[[str, int, bool, bool], socket.socket],
     interface: str,
     port: int,
     dual: bool,
+    share: bool,
 ) -> socket.socket:
     try:
-        listener = bind(interface, port, dual)
+        listener = bind(interface, port, dual, share)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise PortTaken(f"{where} is taken: another program listens there") from error
@@ -105,15 +135,21 @@ def _open(
     return listener
 
 
-def _bind_stream(interface: str, port: int, dual: bool) -> socket.socket:
+def _bind_stream(interface: str, port: int, dual: bool, share: bool) -> socket.socket:
     return socket.create_server(
-        (interface, port), family=_family(interface), backlog=_BACKLOG, dualstack_ipv6=dual
+        (interface, port),
+        family=_family(interface),
+        backlog=_BACKLOG,
+        reuse_port=share,
+        dualstack_ipv6=dual,
     )
 
 
-def _bind_datagram(interface: str, port: int, dual: bool) -> socket.socket:
+def _bind_datagram(interface: str, port: int, dual: bool, share: bool) -> socket.socket:
     listener = socket.socket(_family(interface), socket.SOCK_DGRAM)
     try:
+        if share:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if listener.family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual)
         listener.bind((interface, port))

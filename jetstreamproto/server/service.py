@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
@@ -19,6 +20,7 @@ from jetstreamproto.services.offer import Offer
 
 if TYPE_CHECKING:
     from jetstreamproto.server.datagrams import DatagramListener
+    from jetstreamproto.server.workers.forwarding import Mailbox
 
 _log = Logger(namespace="jetstream")
 
@@ -27,7 +29,8 @@ class JetStreamService(Service):
     """Serves a factory on sockets that are bound already, which it owns from now on.
 
     Once it runs it logs `announcement`. When it stops, sessions are told, and have the drain
-    timeout of their settings to finish. SIGINT and SIGTERM stop the reactor, see `StopSignals`.
+    timeout of their settings to finish. `mailboxes` are of the UDP sockets, if they are shared with
+    other processes. SIGINT and SIGTERM stop the reactor, see `StopSignals`.
     """
 
     def __init__(
@@ -38,9 +41,11 @@ class JetStreamService(Service):
         reactor: Any = None,
         datagram_settings: DatagramSettings = DEFAULT_DATAGRAM_SETTINGS,
         offers: Sequence[Offer] = (),
+        mailboxes: Sequence[Mailbox] = (),
     ) -> None:
         self.factory = factory
         self._offers = offers
+        self._mailboxes = mailboxes
         self._listeners = listeners
         self._announcement = announcement
         self._reactor = reactor
@@ -72,15 +77,18 @@ class JetStreamService(Service):
                 )
             self._ports.append(port)
         self._datagrams = [
-            self._start_datagrams(bound, listeners.transports) for bound in listeners.datagrams
+            self._start_datagrams(bound, listeners.transports, mailbox)
+            for bound, mailbox in zip_longest(listeners.datagrams, self._mailboxes)
         ]
         self._reactor.callWhenRunning(self._running)
 
-    def _start_datagrams(self, bound: socket.socket, transports: Sequence[str]) -> DatagramListener:
+    def _start_datagrams(
+        self, bound: socket.socket, transports: Sequence[str], mailbox: Mailbox | None
+    ) -> DatagramListener:
         from jetstreamproto.server.datagrams import DatagramListener  # TCP alone needs none of it
 
         settings = self._datagram_settings
-        return DatagramListener(self._reactor, bound, self.factory, settings, transports)
+        return DatagramListener(self._reactor, bound, self.factory, settings, transports, mailbox)
 
     def stop(self) -> Deferred[Any]:
         """Accept nobody new and drain the sessions; fires when they are gone."""

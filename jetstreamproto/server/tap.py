@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from twisted.application.reactors import getReactorTypes
 from twisted.application.service import IService
 from twisted.cred.credentials import IUsernamePassword
 from twisted.cred.strcred import AuthOptionMixin
@@ -29,6 +30,11 @@ from jetstreamproto.server.offers import make_offers
 from jetstreamproto.server.reading import read_file, read_options
 from jetstreamproto.server.service import JetStreamService
 from jetstreamproto.server.values import Flag
+from jetstreamproto.services.offer import Offer
+
+if TYPE_CHECKING:
+    from jetstreamproto.server.workers.part import WorkerPart
+    from jetstreamproto.server.workers.supervisor import Supervisor
 
 PROGRAM = "twistd jetstream"
 
@@ -62,6 +68,8 @@ class Options(usage.Options, AuthOptionMixin):
 
     def __init__(self) -> None:
         super().__init__()
+        self.arguments: Sequence[str] = ()
+        """The command line itself."""
         self.config: ServerConfig
         self.warnings: list[str] = []
         self._interfaces: list[str] = []
@@ -75,6 +83,7 @@ class Options(usage.Options, AuthOptionMixin):
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Read the command line; what is wrong with it is one line, and the end."""
+        self.arguments = tuple(options or ())
         try:
             super().parseOptions(options)
         except (usage.UsageError, ConfigurationError) as error:
@@ -145,6 +154,8 @@ class Options(usage.Options, AuthOptionMixin):
 
 def makeService(options: Options) -> IService:
     try:
+        if options.config.workers > 1:
+            return make_supervisor(options)
         return make_service(options)
     except ConfigurationError as error:
         raise SystemExit(f"{PROGRAM}: {error}") from None
@@ -152,6 +163,65 @@ def makeService(options: Options) -> IService:
 
 def make_service(options: Options) -> JetStreamService:
     """The service for these options, listening already. Raises `ConfigurationError`."""
+    config = options.config
+    offers, factory = _offers_and_factory(options)
+    listeners = open_listeners(config.interface, config.port, config.transports)
+    lines = announcement(config, factory.identity.fingerprint, listeners.port)
+    return JetStreamService(
+        factory,
+        listeners,
+        [*lines, *options.warnings],
+        datagram_settings=config.datagram_settings(),
+        offers=offers,
+    )
+
+
+def make_worker(options: Options, part: WorkerPart) -> JetStreamService:
+    """The service of one of several processes, on the sockets of its part."""
+    offers, factory = _offers_and_factory(options, part.count)
+    return JetStreamService(
+        factory,
+        part.listeners,
+        [],
+        datagram_settings=options.config.datagram_settings(),
+        offers=offers,
+        mailboxes=part.mailboxes(),
+    )
+
+
+def make_supervisor(options: Options) -> Supervisor:
+    """What runs `--workers` processes with these options. Raises `ConfigurationError`."""
+    from jetstreamproto.server.workers.part import open_parts
+    from jetstreamproto.server.workers.supervisor import Supervisor
+
+    config = options.config
+    _, factory = _offers_and_factory(options, config.workers)  # for what may be wrong with them
+    parts, unsteered = open_parts(config.interface, config.port, config.transports, config.workers)
+    lines = announcement(config, factory.identity.fingerprint, parts[0].listeners.port)
+    if unsteered is not None:
+        lines = [*lines, f"datagrams are forwarded between the workers: {unsteered}"]
+    return Supervisor(
+        parts,
+        lambda part: [part.describe(), installed_reactor(), *options.arguments],
+        [*lines, *options.warnings],
+        config.drain_timeout,
+    )
+
+
+def installed_reactor() -> str:
+    """The name by which `twistd --reactor` knows the installed reactor; empty if by none."""
+    from twisted.internet import reactor
+
+    module = type(reactor).__module__
+    for known in getReactorTypes():
+        if getattr(known, "moduleName", None) == module:
+            return str(known.shortName)
+    return ""
+
+
+def _offers_and_factory(
+    options: Options, workers: int = 1
+) -> tuple[Sequence[Offer], JetStreamServerFactory]:
     config = options.config
     access = AccessRules(config.allow)
     offers = make_offers(config, access)
@@ -164,17 +234,9 @@ def make_service(options: Options) -> JetStreamService:
         authenticate=_authentication(options),
         access=access,
         settings=config.session_settings(),
-        admission=config.admission_limits(),
+        admission=config.admission_limits(workers),
     )
-    listeners = open_listeners(config.interface, config.port, config.transports)
-    lines = announcement(config, factory.identity.fingerprint, listeners.port)
-    return JetStreamService(
-        factory,
-        listeners,
-        [*lines, *options.warnings],
-        datagram_settings=config.datagram_settings(),
-        offers=offers,
-    )
+    return offers, factory
 
 
 def _identity(config: ServerConfig) -> Identity:

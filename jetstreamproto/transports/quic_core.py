@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO, cast
 
@@ -107,8 +107,12 @@ class QuicCore:
         identity: Identity,
         original_id: bytes,
         retry_id: bytes,
+        new_id: Callable[[], bytes],
     ) -> QuicCore:
-        """A server's, for a client that first wrote to `original_id` and was sent a Retry."""
+        """A server's, for a client that first wrote to `original_id` and was sent a Retry.
+
+        Its own ids are what `new_id` returns.
+        """
         secrets = _Secrets()
         configuration = _configuration(settings, mtu, secrets, is_client=False)
         configuration.certificate = identity.certificate
@@ -119,6 +123,7 @@ class QuicCore:
             original_destination_connection_id=original_id,
             retry_source_connection_id=retry_id,
         )
+        _choose_ids(quic, new_id)
         return cls(quic, secrets, settings, max_channels)
 
     # --- driving -------------------------------------------------------------------------
@@ -360,6 +365,22 @@ class _Secrets:
         return channel_binding(
             secrets["CLIENT_TRAFFIC_SECRET_0"], secrets["SERVER_TRAFFIC_SECRET_0"]
         )
+
+
+def _choose_ids(quic: QuicConnection, new_id: Callable[[], bytes]) -> None:
+    """Have the connection use ids of `new_id`, where the library draws its own."""
+    first = quic._host_cids[0]
+    first.cid = new_id()
+    quic.host_cid = quic._local_initial_source_connection_id = first.cid
+    replenish = quic._replenish_connection_ids
+
+    def replenish_with_ours() -> None:
+        known = len(quic._host_cids)
+        replenish()
+        for issued in quic._host_cids[known:]:
+            issued.cid = new_id()
+
+    quic._replenish_connection_ids = replenish_with_ours  # type: ignore[method-assign]
 
 
 def _configuration(

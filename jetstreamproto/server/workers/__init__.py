@@ -1,0 +1,1 @@
+"""Worker processes that share a port, and what supervises them."""
