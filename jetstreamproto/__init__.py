@@ -10,17 +10,22 @@ from typing import TYPE_CHECKING, Any
 from jetstreamproto._version import __version__
 
 if TYPE_CHECKING:
-    from jetstreamproto.client import ReconnectingClient, connect
-    from jetstreamproto.datagram import JetStreamDatagramProtocol, connect_udp, listen_udp
+    from jetstreamproto.client import ReconnectingClient, connect, connect_quic, connect_udp
+    from jetstreamproto.datagram import JetStreamDatagramProtocol, listen_udp
     from jetstreamproto.errors import (
         ChannelClosed,
         ChannelError,
         ChannelReset,
+        EventError,
+        FileError,
         HandshakeError,
         JetStreamError,
+        KeyValueError,
         MessageTooLarge,
         NotAllowed,
         QueueFull,
+        RevisionConflict,
+        RpcError,
         ServiceNotFound,
         SessionClosed,
         SessionCut,
@@ -30,25 +35,60 @@ if TYPE_CHECKING:
         WireError,
     )
     from jetstreamproto.factory import JetStreamClientFactory, JetStreamServerFactory
+    from jetstreamproto.opening.destination import Destination
     from jetstreamproto.protocol import JetStreamProtocol
+    from jetstreamproto.reactors.profiled import profiled
     from jetstreamproto.reliability.settings import DatagramSettings
     from jetstreamproto.security.identity import Identity
     from jetstreamproto.security.trust import CertificateAuthority, KnownHosts, PinnedKeys
+    from jetstreamproto.services.events.broker import EventBroker
+    from jetstreamproto.services.events.client import EventClient
+    from jetstreamproto.services.events.model.event import Event, Policy, Receipt, Start
+    from jetstreamproto.services.events.receiving import Subscription
+    from jetstreamproto.services.files.asking import Transfer
+    from jetstreamproto.services.files.client import FileClient
+    from jetstreamproto.services.files.model import Overwrite
+    from jetstreamproto.services.files.service import FileOffer
+    from jetstreamproto.services.kv.client import KeyBucket, KeyValueClient
+    from jetstreamproto.services.kv.model import ChangeKind, KeyEntry
+    from jetstreamproto.services.kv.service import KeyValueOffer
+    from jetstreamproto.services.kv.watch import KeyWatch
+    from jetstreamproto.services.rpc.balancer import RpcBalancer
+    from jetstreamproto.services.rpc.client import RpcClient
+    from jetstreamproto.services.rpc.context import RpcContext
+    from jetstreamproto.services.rpc.discovery import RpcDiscovery, connect_provider
+    from jetstreamproto.services.rpc.leases import RpcProvider
+    from jetstreamproto.services.rpc.model import RpcLimits, RpcStatus
+    from jetstreamproto.services.rpc.registration import RpcRegistration
+    from jetstreamproto.services.rpc.registry import RpcRegistry
+    from jetstreamproto.services.rpc.service import RpcServer
+    from jetstreamproto.services.rpc.signatures import rpc_method, rpc_service
+    from jetstreamproto.services.rpc.stream import RpcStream
     from jetstreamproto.session.channel import Channel
     from jetstreamproto.session.codes import ResetCode
     from jetstreamproto.session.protocol import ChannelProtocol, Inbox
     from jetstreamproto.session.session import Session
     from jetstreamproto.session.settings import SessionSettings
+    from jetstreamproto.sockets.profiles import SocketProfile
     from jetstreamproto.wire.session_messages import Mode
 
 _HOMES = {
     "CertificateAuthority": "jetstreamproto.security.trust",
+    "ChangeKind": "jetstreamproto.services.kv.model",
     "Channel": "jetstreamproto.session.channel",
     "ChannelClosed": "jetstreamproto.errors",
     "ChannelError": "jetstreamproto.errors",
     "ChannelProtocol": "jetstreamproto.session.protocol",
     "ChannelReset": "jetstreamproto.errors",
     "DatagramSettings": "jetstreamproto.reliability.settings",
+    "Destination": "jetstreamproto.opening.destination",
+    "Event": "jetstreamproto.services.events.model.event",
+    "EventBroker": "jetstreamproto.services.events.broker",
+    "EventClient": "jetstreamproto.services.events.client",
+    "EventError": "jetstreamproto.errors",
+    "FileClient": "jetstreamproto.services.files.client",
+    "FileError": "jetstreamproto.errors",
+    "FileOffer": "jetstreamproto.services.files.service",
     "HandshakeError": "jetstreamproto.errors",
     "Identity": "jetstreamproto.security.identity",
     "Inbox": "jetstreamproto.session.protocol",
@@ -57,36 +97,76 @@ _HOMES = {
     "JetStreamError": "jetstreamproto.errors",
     "JetStreamProtocol": "jetstreamproto.protocol",
     "JetStreamServerFactory": "jetstreamproto.factory",
+    "KeyBucket": "jetstreamproto.services.kv.client",
+    "KeyEntry": "jetstreamproto.services.kv.model",
+    "KeyValueClient": "jetstreamproto.services.kv.client",
+    "KeyValueError": "jetstreamproto.errors",
+    "KeyValueOffer": "jetstreamproto.services.kv.service",
+    "KeyWatch": "jetstreamproto.services.kv.watch",
     "KnownHosts": "jetstreamproto.security.trust",
     "MessageTooLarge": "jetstreamproto.errors",
     "Mode": "jetstreamproto.wire.session_messages",
     "NotAllowed": "jetstreamproto.errors",
+    "Overwrite": "jetstreamproto.services.files.model",
     "PinnedKeys": "jetstreamproto.security.trust",
+    "Policy": "jetstreamproto.services.events.model.event",
     "QueueFull": "jetstreamproto.errors",
+    "Receipt": "jetstreamproto.services.events.model.event",
     "ReconnectingClient": "jetstreamproto.client",
     "ResetCode": "jetstreamproto.session.codes",
+    "RevisionConflict": "jetstreamproto.errors",
+    "RpcBalancer": "jetstreamproto.services.rpc.balancer",
+    "RpcClient": "jetstreamproto.services.rpc.client",
+    "RpcContext": "jetstreamproto.services.rpc.context",
+    "RpcDiscovery": "jetstreamproto.services.rpc.discovery",
+    "RpcError": "jetstreamproto.errors",
+    "RpcLimits": "jetstreamproto.services.rpc.model",
+    "RpcProvider": "jetstreamproto.services.rpc.leases",
+    "RpcRegistration": "jetstreamproto.services.rpc.registration",
+    "RpcRegistry": "jetstreamproto.services.rpc.registry",
+    "RpcServer": "jetstreamproto.services.rpc.service",
+    "RpcStatus": "jetstreamproto.services.rpc.model",
+    "RpcStream": "jetstreamproto.services.rpc.stream",
     "ServiceNotFound": "jetstreamproto.errors",
     "Session": "jetstreamproto.session.session",
     "SessionClosed": "jetstreamproto.errors",
     "SessionCut": "jetstreamproto.errors",
     "SessionError": "jetstreamproto.errors",
     "SessionSettings": "jetstreamproto.session.settings",
+    "SocketProfile": "jetstreamproto.sockets.profiles",
+    "Start": "jetstreamproto.services.events.model.event",
+    "Subscription": "jetstreamproto.services.events.receiving",
+    "Transfer": "jetstreamproto.services.files.asking",
     "TrustError": "jetstreamproto.errors",
     "UnknownHost": "jetstreamproto.errors",
     "WireError": "jetstreamproto.errors",
     "connect": "jetstreamproto.client",
-    "connect_udp": "jetstreamproto.datagram",
+    "connect_provider": "jetstreamproto.services.rpc.discovery",
+    "connect_quic": "jetstreamproto.client",
+    "connect_udp": "jetstreamproto.client",
     "listen_udp": "jetstreamproto.datagram",
+    "profiled": "jetstreamproto.reactors.profiled",
+    "rpc_method": "jetstreamproto.services.rpc.signatures",
+    "rpc_service": "jetstreamproto.services.rpc.signatures",
 }
 
 __all__ = [
     "CertificateAuthority",
+    "ChangeKind",
     "Channel",
     "ChannelClosed",
     "ChannelError",
     "ChannelProtocol",
     "ChannelReset",
     "DatagramSettings",
+    "Destination",
+    "Event",
+    "EventBroker",
+    "EventClient",
+    "EventError",
+    "FileClient",
+    "FileError",
+    "FileOffer",
     "HandshakeError",
     "Identity",
     "Inbox",
@@ -95,27 +175,58 @@ __all__ = [
     "JetStreamError",
     "JetStreamProtocol",
     "JetStreamServerFactory",
+    "KeyBucket",
+    "KeyEntry",
+    "KeyValueClient",
+    "KeyValueError",
+    "KeyValueOffer",
+    "KeyWatch",
     "KnownHosts",
     "MessageTooLarge",
     "Mode",
     "NotAllowed",
+    "Overwrite",
     "PinnedKeys",
+    "Policy",
     "QueueFull",
+    "Receipt",
     "ReconnectingClient",
     "ResetCode",
+    "RevisionConflict",
+    "RpcBalancer",
+    "RpcClient",
+    "RpcContext",
+    "RpcDiscovery",
+    "RpcError",
+    "RpcLimits",
+    "RpcProvider",
+    "RpcRegistration",
+    "RpcRegistry",
+    "RpcServer",
+    "RpcStatus",
+    "RpcStream",
     "ServiceNotFound",
     "Session",
     "SessionClosed",
     "SessionCut",
     "SessionError",
     "SessionSettings",
+    "SocketProfile",
+    "Start",
+    "Subscription",
+    "Transfer",
     "TrustError",
     "UnknownHost",
     "WireError",
     "__version__",
     "connect",
+    "connect_provider",
+    "connect_quic",
     "connect_udp",
     "listen_udp",
+    "profiled",
+    "rpc_method",
+    "rpc_service",
 ]
 
 

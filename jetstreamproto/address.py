@@ -30,8 +30,3 @@ def split_host_port(text: str) -> tuple[str, int]:
     if not host or not port.isdecimal():
         return text, 0
     return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def transport_name(link: object) -> str:
-    """What carries a session: its link's module (`transports.udp`) has the transport's name."""
-    return type(link).__module__.rpartition(".")[2].partition("_")[0]

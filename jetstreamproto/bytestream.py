@@ -29,10 +29,11 @@ from twisted.python.failure import Failure
 from twisted.python.log import callWithContext
 from zope.interface import implementer
 
-from jetstreamproto.address import JetStreamAddress, split_host_port, transport_name
+from jetstreamproto.address import JetStreamAddress, split_host_port
 from jetstreamproto.errors import ChannelClosed, JetStreamError
 from jetstreamproto.session.codes import MAX_FRAGMENT, ResetCode
 from jetstreamproto.session.protocol import ChannelProtocol
+from jetstreamproto.transports.link import transport_name
 from jetstreamproto.writebuffer import WriteBuffer
 
 _log = Logger()

@@ -1,40 +1,101 @@
-"""The client's side of a connection: made once, or kept up for as long as a service runs."""
+"""The client's side of a session: made once, or kept up for as long as a service runs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from twisted.application.internet import ClientService, backoffPolicy
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from jetstreamproto.errors import SessionClosed
 from jetstreamproto.factory import JetStreamClientFactory
+from jetstreamproto.opening.destination import Destination
+from jetstreamproto.opening.model import AUTO, QUIC, UDP
 from jetstreamproto.protocol import JetStreamProtocol
+from jetstreamproto.reactors.profiled import profiled
+from jetstreamproto.reliability.settings import DEFAULT_DATAGRAM_SETTINGS, DatagramSettings
 from jetstreamproto.security.trust import Trust
 from jetstreamproto.session.session import Session
 from jetstreamproto.session.state import SessionState
+from jetstreamproto.sockets.profiles import SocketProfile
+
+_log = Logger()
 
 
 def connect(
-    reactor: Any, host: str, port: int, trust: Trust, *, timeout: float = 30, **options: Any
+    reactor: Any,
+    host: str,
+    port: int,
+    trust: Trust,
+    *,
+    timeout: float = 30,
+    transport: str = AUTO,
+    bulk: bool = False,
+    datagrams: DatagramSettings = DEFAULT_DATAGRAM_SETTINGS,
+    profile: SocketProfile | str | None = None,
+    **options: Any,
 ) -> Deferred[Session]:
-    """A session with the server at `host` and `port` over TCP.
+    """A session with the server at `host` and `port`, over the transport that serves best.
 
-    `options` are those of `JetStreamClientFactory`; `timeout`, in seconds, is for the TCP
-    connection, and the handshake has the deadline of the settings. Fails with a
-    `HandshakeError`, or with Twisted's connection errors. Cancelling drops the attempt.
+    `transport` may be "tcp", "udp" or "quic" instead; `bulk` says that much is going to be moved
+    (see `Destination`). `profile` is for the socket (see `profiled`); without one, the reactor's
+    is taken. `options` are those of `JetStreamClientFactory`. Fails with a
+    `JetStreamError`, or with Twisted's connection errors. Cancelling drops the attempt.
     """
     factory = JetStreamClientFactory(trust, host=host, reactor=reactor, **options)
-    endpoint = HostnameEndpoint(reactor, host, port, timeout=timeout)
-    return Deferred.fromCoroutine(_connect(endpoint, factory))
+    destination = Destination(
+        reactor if profile is None else profiled(reactor, profile),
+        host,
+        port,
+        transport=transport,
+        bulk=bulk,
+        timeout=timeout,
+        datagrams=datagrams,
+    )
+    return destination.open(factory)
+
+
+def connect_udp(
+    reactor: Any,
+    host: str,
+    port: int,
+    factory: JetStreamClientFactory,
+    *,
+    timeout: float = 10.0,
+    settings: DatagramSettings = DEFAULT_DATAGRAM_SETTINGS,
+) -> Deferred[Session]:
+    """A connected session with the server at `host` and `port` over UDP.
+
+    Fails with Twisted's `DNSLookupError`, or with what the handshake failed with. The local port
+    is closed some seconds after the session.
+    """
+    return Destination(
+        reactor, host, port, transport=UDP, timeout=timeout, datagrams=settings
+    ).open(factory)
+
+
+def connect_quic(
+    reactor: Any,
+    host: str,
+    port: int,
+    factory: JetStreamClientFactory,
+    *,
+    timeout: float = 10.0,
+    settings: DatagramSettings = DEFAULT_DATAGRAM_SETTINGS,
+) -> Deferred[Session]:
+    """As `connect_udp`, over QUIC."""
+    return Destination(
+        reactor, host, port, transport=QUIC, timeout=timeout, datagrams=settings
+    ).open(factory)
 
 
 async def _connect(endpoint: IStreamClientEndpoint, factory: JetStreamClientFactory) -> Session:
@@ -47,26 +108,40 @@ async def _connect(endpoint: IStreamClientEndpoint, factory: JetStreamClientFact
         raise
 
 
+def _start(endpoint: Any, factory: JetStreamClientFactory) -> Deferred[Session]:
+    return Deferred.fromCoroutine(_connect(endpoint, factory))
+
+
 class ReconnectingClient(Service):
     """Keeps a session with a server while it runs, as Twisted's `ClientService` does.
 
-    A lost session, or one that could not be made, is tried again after a wait that grows from
-    one second to one minute, with jitter (`retry_policy`, see `backoffPolicy`). `prepare` is
-    called with every new session before anybody gets it, to open channels or subscribe; if it
-    fails, or its Deferred does, that session counts as not made.
+    The server is a `Destination`, or an endpoint whose connections are TCP's or like them. A lost
+    session, or one that could not be made, is tried again after a wait that grows from one second
+    to one minute, with jitter (`retry_policy`, see `backoffPolicy`). `prepare` is called with every
+    new session before anybody gets it, to open channels or subscribe; if it fails, or its Deferred
+    does, that session counts as not made.
+
+    Without a `factory`, `endpoint` is a function that returns a Deferred of a connected session,
+    over whichever transport.
     """
 
     def __init__(
         self,
-        endpoint: IStreamClientEndpoint,
-        factory: JetStreamClientFactory,
+        endpoint: Destination | IStreamClientEndpoint | Callable[[], Deferred[Session]],
+        factory: JetStreamClientFactory | None = None,
         prepare: Callable[[Session], Deferred[Any] | None] | None = None,
         *,
         retry_policy: Callable[[int], float] | None = None,
         clock: IReactorTime | None = None,
     ) -> None:
+        make: Any = endpoint
+        if isinstance(endpoint, Destination):
+            assert factory is not None
+            make = partial(endpoint.open, factory)
+        elif factory is not None:
+            make = partial(_start, endpoint, factory)
         self._connections = ClientService(
-            _SessionEndpoint(endpoint, factory, prepare),
+            _SessionEndpoint(make, prepare),
             Factory.forProtocol(_SessionHolder),
             retryPolicy=retry_policy or backoffPolicy(),
             clock=clock,
@@ -116,19 +191,21 @@ class _SessionEndpoint:
 
     def __init__(
         self,
-        endpoint: IStreamClientEndpoint,
-        factory: JetStreamClientFactory,
+        make: Callable[[], Deferred[Session]],
         prepare: Callable[[Session], Deferred[Any] | None] | None,
     ) -> None:
-        self._endpoint = endpoint
-        self._factory = factory
+        self._make = make
         self._prepare = prepare
 
     def connect(self, factory: IProtocolFactory) -> Deferred[Any]:
         return Deferred.fromCoroutine(self._connect(factory))
 
     async def _connect(self, factory: IProtocolFactory) -> Any:
-        session = await _connect(self._endpoint, self._factory)
+        try:
+            session = await self._make()
+        except Exception as error:
+            self._tell("no session", error)
+            raise
         try:
             prepared = self._prepare(session) if self._prepare is not None else None
             if prepared is not None:
@@ -140,10 +217,18 @@ class _SessionEndpoint:
             raise session.close_reason or SessionClosed("the session ended at once")
         holder: Any = factory.buildProtocol(None)  # type: ignore[arg-type]
         holder.makeConnection(_SessionTransport(session))
-        session.when_closed().addCallback(
-            lambda _: holder.connectionLost(Failure(session.close_reason or ConnectionDone()))
-        )
+        session.when_closed().addCallback(lambda _: self._lost(session, holder))
         return holder
+
+    def _lost(self, session: Session, holder: Any) -> None:
+        if session.close_reason is not None:
+            self._tell(f"the session over {session.transport} is lost", session.close_reason)
+        holder.connectionLost(Failure(session.close_reason or ConnectionDone()))
+
+    def _tell(self, what: str, error: Exception) -> None:
+        if not isinstance(error, CancelledError):
+            why = str(error) or type(error).__name__
+            _log.info("{what}: {why}; trying again", what=what, why=why)
 
 
 class _SessionTransport:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.base import ReactorBase
@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IListeningPort, IReactorTime
 from twisted.internet.protocol import DatagramProtocol
 
-from jetstreamproto.errors import NothingListens, SessionCut, WireError
+from jetstreamproto.errors import WireError
 from jetstreamproto.factory import Admitted, JetStreamClientFactory, JetStreamServerFactory
 from jetstreamproto.reliability.crypto import alert_plaintext
 from jetstreamproto.reliability.paths import Address
@@ -40,8 +40,8 @@ from jetstreamproto.security.datagrams import (
     retry_datagram,
 )
 from jetstreamproto.session.session import Session
+from jetstreamproto.sockets.figures import datagram_figures
 from jetstreamproto.sockets.offload import adopt_datagrams, listen_datagrams
-from jetstreamproto.sockets.resolving import resolve
 from jetstreamproto.transports.shared_port import PortShare
 from jetstreamproto.transports.udp import UdpLink
 
@@ -144,6 +144,9 @@ class JetStreamDatagramProtocol(DatagramProtocol):
             self._reactor = reactor
         clock: IReactorTime = self._reactor
         return clock
+
+    def socket_figures(self) -> Mapping[str, int | str]:
+        return datagram_figures(self.transport)
 
     # --- DatagramProtocol ----------------------------------------------------------------
 
@@ -406,83 +409,31 @@ def adopt(
     return adopt_datagrams(reactor, bound, protocol, gso=protocol.settings.gso)
 
 
-def connect_udp(
-    reactor: Any,
-    host: str,
-    port: int,
-    factory: JetStreamClientFactory,
-    *,
-    timeout: float = 10.0,
-    settings: DatagramSettings = DEFAULT_DATAGRAM_SETTINGS,
-) -> Deferred[Session]:
-    """A connected session with the server at `host` and `port` over UDP.
-
-    The name is resolved, and its addresses are tried one after another. Fails with Twisted's
-    `DNSLookupError`, `SessionCut`, or what the handshake failed with. The local port is closed
-    when the session is gone.
-    """
-    return Deferred.fromCoroutine(_connect(reactor, host, port, factory, timeout, settings, False))
-
-
-def connect_quic(
-    reactor: Any,
-    host: str,
-    port: int,
-    factory: JetStreamClientFactory,
-    *,
-    timeout: float = 10.0,
-    settings: DatagramSettings = DEFAULT_DATAGRAM_SETTINGS,
-) -> Deferred[Session]:
-    """As `connect_udp`, over QUIC."""
-    return Deferred.fromCoroutine(_connect(reactor, host, port, factory, timeout, settings, True))
-
-
-async def _connect(
-    reactor: Any,
-    host: str,
-    port: int,
-    factory: JetStreamClientFactory,
-    timeout: float,
-    settings: DatagramSettings,
-    quic: bool,
-) -> Session:
-    deadline = reactor.seconds() + timeout
-    addresses = await resolve(reactor, host)
-    failure: BaseException = SessionCut(f"{host} has no address")
-    for index, address in enumerate(addresses):
-        left = (deadline - reactor.seconds()) / (len(addresses) - index)
-        try:
-            left = max(left, 0.1)
-            return await _connect_to(reactor, address, port, factory, left, settings, quic)
-        except (SessionCut, NothingListens) as error:
-            failure = error
-    raise failure
-
-
-async def _connect_to(
+def connect_datagrams(
     reactor: Any,
     address: str,
     port: int,
     factory: JetStreamClientFactory,
-    timeout: float,
-    settings: DatagramSettings,
+    settings: DatagramSettings = DEFAULT_DATAGRAM_SETTINGS,
+    *,
     quic: bool,
 ) -> Session:
+    """A session, not connected yet, with the server at an IP address, from a UDP port of its own.
+
+    That port is closed when the session is gone: at once if it never was connected, otherwise
+    some seconds later, in which a peer that has missed our last words is told again. Raises
+    `CannotListenError`.
+    """
     protocol = JetStreamDatagramProtocol(settings=settings, reactor=reactor)
     local = listen_datagrams(reactor, 0, protocol, "::" if ":" in address else "", gso=settings.gso)
     connect = protocol.connect_quic if quic else protocol.connect
     session = connect(address, port, factory)
-    session.when_closed().addCallback(lambda _: _close_port(protocol, local))
-    give_up = reactor.callLater(timeout, session.abort)
-    try:
-        return await session.when_connected()
-    except BaseException:
-        session.abort()
-        raise
-    finally:
-        if give_up.active():
-            give_up.cancel()
 
+    def close(_: object) -> None:
+        if session.was_connected:
+            protocol.stop().addCallback(lambda _: local.stopListening())
+        else:
+            local.stopListening()
 
-def _close_port(protocol: JetStreamDatagramProtocol, local: Any) -> None:
-    protocol.stop().addCallback(lambda _: local.stopListening())
+    session.when_closed().addCallback(close)
+    return session

@@ -7,6 +7,8 @@ to be, `SessionError` for one that ended, `ChannelError` for one channel of a li
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 
 class JetStreamError(Exception):
     """The root of the tree."""
@@ -136,3 +138,73 @@ class MessageTooLarge(ChannelError):
 
 class QueueFull(ChannelError):
     """More is waiting to be sent than the channel may hold; wait for it to drain."""
+
+
+# --- files -------------------------------------------------------------------------------
+
+
+class FileError(JetStreamError):
+    """A file or folder cannot be sent, taken or kept; the message says why.
+
+    `code` is one of `jetstreamproto.services.files.model.FileCode`.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+# --- calls -------------------------------------------------------------------------------
+
+
+class RpcError(JetStreamError):
+    """A call failed; methods raise it to say how.
+
+    `status` is a `jetstreamproto.RpcStatus`, `details` any value that a result could be.
+    `started` is False where the method has certainly not been run, so that the call may be
+    repeated whatever it does.
+    """
+
+    def __init__(
+        self, status: IntEnum, message: str = "", details: object = None, *, started: bool = True
+    ) -> None:
+        super().__init__(f"{status.name}: {message}" if message else status.name)
+        self.status = status
+        self.message = message
+        self.details = details
+        self.started = started
+
+
+# --- events ------------------------------------------------------------------------------
+
+
+class EventError(JetStreamError, ValueError):
+    """Something about events was refused; the message says why.
+
+    `code` is one of `jetstreamproto.services.events.model.codes.EventCode`.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+# --- key-value ---------------------------------------------------------------------------
+
+
+class KeyValueError(JetStreamError):
+    """The server refuses a request; `code` is a `Status` of `services.kv.model`."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+class RevisionConflict(KeyValueError):
+    """A key has another revision than a write asked for: `revision`, 0 if it is not there."""
+
+    def __init__(self, code: int, reason: str, revision: int) -> None:
+        super().__init__(code, reason)
+        self.revision = revision

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from jetstreamproto.security.handshake import Handshake
 from jetstreamproto.security.records import DEFAULT_LIMITS, RecordLimits, RecordType, plain_record
 from jetstreamproto.session.session import Session
-from jetstreamproto.sockets.profiles import tune_stream
+from jetstreamproto.sockets.streams import tune_stream
 from jetstreamproto.transports.tcp import TcpLink
 
 _GOODBYE = 2.0

@@ -7,7 +7,7 @@ A server answers a client's first Initial by a Retry, which costs it no memory (
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -57,6 +57,8 @@ class DatagramOwner(Protocol):
         """Whether nobody is let in any more."""
 
     def now(self) -> float: ...
+
+    def socket_figures(self) -> Mapping[str, int | str]: ...
 
     def send(self, data: memoryview, segment: int, address: Address) -> bool: ...
 
@@ -274,6 +276,9 @@ class QuicEndpoint:
 
     def now(self) -> float:
         return self._owner.now()
+
+    def socket_figures(self) -> Mapping[str, int | str]:
+        return self._owner.socket_figures()
 
     def send(self, data: memoryview, segment: int, address: Address) -> bool:
         return self._owner.send(data, segment, address)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import click
 
-from jetstreamproto.cli.options import TCP, ConnectionOptions, connection_options, json_option
+from jetstreamproto.cli.options import ConnectionOptions, connection_options, json_option
 from jetstreamproto.cli.output import show, show_object
 from jetstreamproto.cli.quantity import amount_option
 
@@ -138,15 +138,15 @@ def _bulk(options: ConnectionOptions, plan: dict[str, Any]) -> dict[str, object]
         DISCARD if up else SOURCE,
         lambda _: Upload(amount) if up else Download(amount),
     )
-    report: dict[str, object] = {
+    return {
         "MB_per_s": round(amount / run.seconds / 1e6, 1),
         "Mbit_per_s": round(8 * amount / run.seconds / 1e6, 1),
         "bytes": amount,
         "seconds": round(run.seconds, 6),
         "direction": direction,
-        "transport": options.transport,
+        **run.route,
+        "link": run.after,
     }
-    return report if options.transport == TCP else report | {"link": run.after}
 
 
 def _rpc(options: ConnectionOptions, plan: dict[str, Any]) -> dict[str, object]:
@@ -162,7 +162,7 @@ def _rpc(options: ConnectionOptions, plan: dict[str, Any]) -> dict[str, object]:
         "p50_us": round(percentile(times, 50) * 1e6, 1),
         "p99_us": round(percentile(times, 99) * 1e6, 1),
         **plan,
-        "transport": options.transport,
+        **run.route,
     }
 
 
@@ -190,7 +190,7 @@ def _events(options: ConnectionOptions, plan: dict[str, Any]) -> dict[str, objec
         "wire_bytes": wire_bytes(run.before, run.after, run.address),
         "payload_bytes": count * size,
         "seconds": round(run.seconds, 6),
-        "transport": options.transport,
+        **run.route,
         **growth(
             run.before,
             run.after,
@@ -221,6 +221,7 @@ class _Run(NamedTuple, Generic[L]):
     before: Figures
     after: Figures
     address: str
+    route: dict[str, str]
 
 
 def _run(
@@ -231,7 +232,7 @@ def _run(
     **channel: Any,
 ) -> _Run[L]:
     """Put a load of messages of `size` bytes on the server's `service`, on such a channel."""
-    from jetstreamproto.cli.connection import run_session
+    from jetstreamproto.cli.connection import route, run_session
     from jetstreamproto.cli.figures import read_figures
     from jetstreamproto.errors import MessageTooLarge
     from jetstreamproto.session.settings import SessionSettings
@@ -244,6 +245,7 @@ def _run(
         load = make_load(reactor)
         await session.open(service, load, **channel)
         seconds = await load.finished
-        return _Run(load, seconds, before, read_figures(session.link), session.peer.address)
+        after = read_figures(session.link)
+        return _Run(load, seconds, before, after, session.peer.address, route(session))
 
     return run_session(options, work, SessionSettings(compression=None))

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from twisted.internet import error as network
 from twisted.internet.base import ReactorBase
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.threads import deferToThread
 
-from jetstreamproto.cli.failure import CannotConnect, ConnectTimeout, NameNotFound
-from jetstreamproto.cli.options import QUIC, UDP, ConnectionOptions
-from jetstreamproto.cli.output import note
+from jetstreamproto.cli.failure import CannotConnect, ConnectTimeout, NameNotFound, clean
+from jetstreamproto.cli.options import AUTO, ConnectionOptions
+from jetstreamproto.cli.output import note, session_route
 from jetstreamproto.cli.run import run
 from jetstreamproto.cli.target import Target
 from jetstreamproto.cli.trust import (
@@ -26,17 +28,20 @@ from jetstreamproto.cli.trust import (
     on_terminal,
     own_identity,
     server_trust,
+    state_dir,
 )
 from jetstreamproto.errors import (
     ConfigurationError,
-    HandshakeTimeout,
     NothingListens,
-    SessionCut,
     TrustError,
     UnknownHost,
 )
 from jetstreamproto.factory import JetStreamClientFactory
-from jetstreamproto.protocol import JetStreamProtocol
+from jetstreamproto.opening.destination import Destination
+from jetstreamproto.opening.model import Memory
+from jetstreamproto.opening.racing import in_time
+from jetstreamproto.opening.store import TRANSPORTS_FILE, open_memory
+from jetstreamproto.reactors.profiled import profiled
 from jetstreamproto.security.identity import Identity
 from jetstreamproto.security.trust import KnownHosts, Trust
 from jetstreamproto.session.session import Session
@@ -44,8 +49,16 @@ from jetstreamproto.session.settings import DEFAULT_SETTINGS, SessionSettings
 
 T = TypeVar("T")
 
+__all__ = ["connect", "in_time", "route", "run_session", "run_sessions"]
+
 Work = Callable[[ReactorBase, Session], Coroutine[Deferred[Any], Any, T]]
 """What a command does in its session; the session is ended when it returns."""
+
+LongWork = Callable[
+    [ReactorBase, JetStreamClientFactory, Callable[[], Deferred[Session]]],
+    Coroutine[Deferred[Any], Any, T],
+]
+"""What a command does that makes its sessions itself."""
 
 _DRAIN_TIMEOUT = 3.0
 """What a command waits at most for the server's end, when its own work is done."""
@@ -62,6 +75,28 @@ def run_session(
     trust = server_trust(options, own)
     factory = _factory(options, own, trust, settings)
     return run(lambda reactor: _use(reactor, options, factory, trust, work))
+
+
+def run_sessions(
+    options: ConnectionOptions, work: LongWork[T], settings: SessionSettings = DEFAULT_SETTINGS
+) -> T:
+    """What `work(reactor, factory, connect)` returns. Runs the reactor.
+
+    Every call of `connect()` makes another session as `options` say, and `factory` is what they
+    share. Both are up to `work`, which ends what it has begun.
+    """
+    own = own_identity(options)
+    trust = server_trust(options, own)
+    factory = _factory(options, own, trust, settings)
+
+    def start(reactor: ReactorBase) -> Coroutine[Deferred[Any], Any, T]:
+        return work(
+            reactor,
+            factory,
+            lambda: Deferred.fromCoroutine(_meet(reactor, options, factory, trust)),
+        )
+
+    return run(start)
 
 
 def _factory(
@@ -90,15 +125,7 @@ async def _use(
     trust: Trust,
     work: Work[T],
 ) -> T:
-    try:
-        session = await connect(reactor, options, factory)
-    except UnknownHost as unknown:
-        known = await _first_contact(options, trust, unknown)
-        try:
-            session = await connect(reactor, options, factory)
-        finally:
-            if unknown.fingerprint in known.known():
-                note(f"{unknown.host} is known by {unknown.fingerprint} from now on")
+    session = await _meet(reactor, options, factory, trust)
     try:
         result = await work(reactor, session)
     except BaseException:
@@ -106,6 +133,24 @@ async def _use(
         raise
     await session.close()
     return result
+
+
+async def _meet(
+    reactor: ReactorBase,
+    options: ConnectionOptions,
+    factory: JetStreamClientFactory,
+    trust: Trust,
+) -> Session:
+    """A session with the target, which may be unknown so far."""
+    try:
+        return await connect(reactor, options, factory)
+    except UnknownHost as unknown:
+        known = await _first_contact(options, trust, unknown)
+        try:
+            return await connect(reactor, options, factory)
+        finally:
+            if unknown.fingerprint in known.known():
+                note(f"{unknown.host} is known by {unknown.fingerprint} from now on")
 
 
 async def _first_contact(
@@ -131,58 +176,41 @@ async def connect(
 ) -> Session:
     """A connected session with the target, at most `timeout` seconds from now.
 
-    Raises `CannotConnect`, or the `HandshakeError` or `SessionError` that came in between.
+    Says so on stderr if it is not over the transport that should serve best. Raises
+    `CannotConnect`, or the `HandshakeError` or `SessionError` that came in between.
     """
-    late = ConnectTimeout(f"no answer from {options.target} within {options.timeout:g} s")
-    with _explained(options.target, late):
-        if options.transport in (UDP, QUIC):
-            return await _connect_datagrams(reactor, options, factory, late)
-        return await _connect_tcp(reactor, options, factory, late)
-
-
-async def _connect_tcp(
-    reactor: ReactorBase,
-    options: ConnectionOptions,
-    factory: JetStreamClientFactory,
-    late: ConnectTimeout,
-) -> Session:
-    target, timeout = options.target, options.timeout
-    deadline = reactor.seconds() + timeout
-    endpoint = HostnameEndpoint(reactor, target.host, target.port, timeout=2 * timeout)
-    connecting: Deferred[Any] = endpoint.connect(factory)
-    protocol = await in_time(reactor, connecting, timeout, late)
-    assert isinstance(protocol, JetStreamProtocol)
-    session = protocol.session
-    stuck = HandshakeTimeout(f"{target} accepts connections, but no session within {timeout:g} s")
-    try:
-        left = max(0.0, deadline - reactor.seconds())
-        return await in_time(reactor, protocol.when_connected(), left, stuck)
-    except BaseException:
-        session.abort()
-        raise
-
-
-async def _connect_datagrams(
-    reactor: ReactorBase,
-    options: ConnectionOptions,
-    factory: JetStreamClientFactory,
-    late: ConnectTimeout,
-) -> Session:
-    from jetstreamproto.datagram import connect_quic, connect_udp
-
-    connect_over = connect_quic if options.transport == QUIC else connect_udp
-    connecting = connect_over(
-        reactor,
+    destination = Destination(
+        profiled(reactor, options.profile),
         options.target.host,
         options.target.port,
-        factory,
+        transport=options.transport,
+        bulk=options.bulk,
         timeout=options.timeout,
-        settings=options.datagram_settings(),
+        datagrams=options.datagram_settings(),
+        memory=_memory(state_dir(options)) if options.transport == AUTO else None,
     )
-    try:
-        return await in_time(reactor, connecting, options.timeout, late)
-    except SessionCut as error:  # it gave up before we did
-        raise late from error
+    late = ConnectTimeout(f"no answer from {options.target} within {options.timeout:g} s")
+    with _explained(options.target, late):
+        session = await destination.open(factory)
+    session_route.clear()
+    session_route.update(route(session))
+    if session.fallback is not None:
+        note(f"over {session.transport}: {clean(session.fallback)}")
+    return session
+
+
+@functools.cache
+def _memory(folder: Path) -> Memory:
+    """What has been learnt of servers, also by runs before this one."""
+    return open_memory(folder / TRANSPORTS_FILE, time.time())
+
+
+def route(session: Session) -> dict[str, str]:
+    """How the server is reached, for `--json`: `transport`, and `fallback` if it is one."""
+    found = {"transport": session.transport}
+    if session.fallback is not None:
+        found["fallback"] = clean(session.fallback)
+    return found
 
 
 @contextmanager
@@ -202,13 +230,3 @@ def _explained(target: Target, late: ConnectTimeout) -> Iterator[None]:
 
 def _reason(error: network.ConnectError) -> str:
     return str(error.osError) if error.osError is not None else str(error)
-
-
-async def in_time(reactor: ReactorBase, waiting: Deferred[T], seconds: float, late: Exception) -> T:
-    """The result of `waiting`; it is cancelled and `late` raised after `seconds`."""
-
-    def timed_out(_result: object, _seconds: float) -> T:
-        raise late
-
-    waiting.addTimeout(seconds, reactor, timed_out)
-    return await waiting

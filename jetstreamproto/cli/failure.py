@@ -14,6 +14,7 @@ from jetstreamproto.errors import (
     NotAllowed,
     NotLetIn,
     PeerSilent,
+    RpcError,
     ServiceNotFound,
     TrustError,
     UnknownHost,
@@ -44,8 +45,16 @@ class ConnectTimeout(CannotConnect):
     """No connection within the deadline."""
 
 
+class EndedEarly(JetStreamError):
+    """What was waited for did not come in time."""
+
+
 class StreamFailed(JetStreamError):
     """Standard input or output cannot be used."""
+
+
+class NotFound(JetStreamError):
+    """What was asked for is not there."""
 
 
 class Interrupted(Exception):
@@ -58,6 +67,13 @@ class Interrupted(Exception):
 
 class NobodyReads(Exception):
     """Standard output is a pipe whose reader is gone."""
+
+
+_RPC_STATUS = {
+    "DEADLINE_EXCEEDED": ExitStatus.TIMED_OUT,
+    "PERMISSION_DENIED": ExitStatus.NOT_ALLOWED,
+    "UNAUTHENTICATED": ExitStatus.NOT_ALLOWED,
+}
 
 
 @dataclass(frozen=True)
@@ -95,8 +111,10 @@ def _status(error: JetStreamError) -> ExitStatus:
         return ExitStatus.NOT_TRUSTED
     if isinstance(error, NotAllowed | NotLetIn):
         return ExitStatus.NOT_ALLOWED
-    if isinstance(error, HandshakeTimeout | PeerSilent | ConnectTimeout):
+    if isinstance(error, HandshakeTimeout | PeerSilent | ConnectTimeout | EndedEarly):
         return ExitStatus.TIMED_OUT
+    if isinstance(error, RpcError):
+        return _RPC_STATUS.get(error.status.name, ExitStatus.FAILED)
     if isinstance(error, ChannelReset) and error.code == ResetCode.TIMED_OUT:
         return ExitStatus.TIMED_OUT
     return ExitStatus.FAILED

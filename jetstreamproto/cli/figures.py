@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jetstreamproto.transports.link import Link
@@ -15,13 +15,15 @@ _OTHER_NAMES = {"datagrams_sent": "packets_sent"}
 _HEADERS = 20 + 8  # of IPv4 and UDP
 _HEADERS_6 = 40 + 8
 
-Figures = Mapping[str, float | str]
+Figures = Mapping[str, Any]
 """The counters of a link by name."""
 
 
 def read_figures(link: Link) -> Figures:
-    """The counters as they are now. A TCP link counts bytes only."""
+    """The counters as they are now, of TCP bytes only; `socket` has the options of the socket."""
     stats = dataclasses.asdict(link.stats)
+    if not stats["socket"]:
+        del stats["socket"]
     return {_OTHER_NAMES.get(name, name): value for name, value in stats.items()}
 
 

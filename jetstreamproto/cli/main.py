@@ -10,11 +10,23 @@ import click
 
 from jetstreamproto._version import __version__
 from jetstreamproto.cli.bench import bench
+from jetstreamproto.cli.call import call
+from jetstreamproto.cli.describe import describe as describe_service
+from jetstreamproto.cli.doctor import doctor
 from jetstreamproto.cli.echo import echo
 from jetstreamproto.cli.failure import ExitStatus, Interrupted, NobodyReads, StreamFailed, describe
+from jetstreamproto.cli.get import get
 from jetstreamproto.cli.identity import identity
-from jetstreamproto.cli.output import note, show_object
+from jetstreamproto.cli.kv import kv
+from jetstreamproto.cli.ls import ls
+from jetstreamproto.cli.output import note, show_error
 from jetstreamproto.cli.ping import ping
+from jetstreamproto.cli.pub import pub
+from jetstreamproto.cli.send import send
+from jetstreamproto.cli.services import services
+from jetstreamproto.cli.stream import stream
+from jetstreamproto.cli.sub import sub
+from jetstreamproto.cli.tunnel import tunnel
 
 PROGRAM = "jetstream"
 
@@ -29,7 +41,24 @@ def jetstream() -> None:
     """
 
 
-for command in (ping, echo, bench, identity):
+for command in (
+    ping,
+    echo,
+    bench,
+    identity,
+    tunnel,
+    send,
+    get,
+    ls,
+    doctor,
+    call,
+    services,
+    describe_service,
+    kv,
+    pub,
+    sub,
+    stream,
+):
     jetstream.add_command(command)
 
 
@@ -78,7 +107,7 @@ def _failed(error: Exception, as_json: bool) -> int:
 
 def _show_error(kind: str, message: str) -> None:
     try:
-        show_object({"error": {"kind": kind, "message": message}})
+        show_error(kind, message)
     except (NobodyReads, StreamFailed):
         _discard_output()
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from jetstreamproto.cli.target import Target, target_argument
+from jetstreamproto.cli.target import Target, location_argument, target_argument
 
 if TYPE_CHECKING:
     from jetstreamproto.reliability.settings import DatagramSettings
+
+T = TypeVar("T")
 
 TCP, UDP, QUIC = "tcp", "udp", "quic"
 AUTO = "auto"
 
 _BBR = "bbr"
+_NO_OPTION = "no option"
 _GOES_WITH = {"congestion": (UDP, QUIC), "fec": (UDP,), "mtu": (UDP, QUIC)}
 
 _READABLE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
@@ -50,6 +53,9 @@ class ConnectionOptions:
     congestion: str | None = None
     fec: str | None = None
     mtu: int | None = None
+    profile: str = "default"
+    bulk: bool = field(default=False, metadata={_NO_OPTION: True})
+    """Whether much is going to be moved; a command says so, there is no option."""
 
     def __post_init__(self) -> None:
         if self.pin is not None and self.ca is not None:
@@ -72,21 +78,30 @@ class ConnectionOptions:
         return DatagramSettings(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
 
 
-def connection_options(command: Callable[..., None]) -> Callable[..., None]:
+def connection_options(command: Callable[..., T]) -> Callable[..., T]:
     """Give a command HOST:PORT and the common options, as a `ConnectionOptions` in front."""
+    argument = click.argument("target", metavar="HOST:PORT", callback=target_argument)
+    return _with_options(command, argument)
 
+
+def location_options(metavar: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """As `connection_options`, but the target is a `Location`, which may have a path."""
+    argument = click.argument("target", metavar=metavar, callback=location_argument)
+    return lambda command: _with_options(command, argument)
+
+
+def _with_options(
+    command: Callable[..., T], argument: Callable[[Callable[..., T]], Callable[..., T]]
+) -> Callable[..., T]:
     @functools.wraps(command)
-    def with_connection(**values: Any) -> None:
-        mine = {field.name: values.pop(field.name) for field in fields(ConnectionOptions)}
-        command(ConnectionOptions(**mine), **values)
+    def with_connection(**values: Any) -> T:
+        given = [field for field in fields(ConnectionOptions) if _NO_OPTION not in field.metadata]
+        mine = {field.name: values.pop(field.name) for field in given}
+        return command(ConnectionOptions(**mine), **values)
 
-    for decorate in reversed(_OPTIONS):
+    for decorate in reversed((argument, *_OPTIONS)):
         decorate(with_connection)
     return with_connection
-
-
-def _transport(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    return TCP if value == AUTO else value
 
 
 def _fec(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
@@ -112,14 +127,13 @@ def _pin(_context: click.Context, _parameter: click.Parameter, value: str | None
         raise click.BadParameter(str(error)) from error
 
 
-_OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
-    click.argument("target", metavar="HOST:PORT", callback=target_argument),
+_OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
     click.option(
         "--transport",
         type=click.Choice([AUTO, TCP, UDP, QUIC]),
         default=AUTO,
-        callback=_transport,
-        help="How to reach the server; auto is tcp.",
+        show_default=True,
+        help="How to reach the server; auto takes what serves best.",
     ),
     click.option(
         "--pin",
@@ -176,5 +190,12 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
         type=click.IntRange(1200, 65507),
         metavar="N",
         help="udp, quic: bytes in a datagram.  [default: what the path takes]",
+    ),
+    click.option(
+        "--profile",
+        type=click.Choice(["default", "low-latency", "bulk", "system"]),
+        default="default",
+        show_default=True,
+        help="Options of the socket; see docs/sockets.md.",
     ),
 )

@@ -23,6 +23,15 @@ def show_object(value: Mapping[str, object]) -> None:
     show(json.dumps(value))
 
 
+session_route: dict[str, str] = {}
+"""How this command's session was reached, once there is one: `transport`, perhaps `fallback`."""
+
+
+def show_error(kind: str, message: str) -> None:
+    """Print the one JSON object of a command that fails."""
+    show_object({"error": {"kind": kind, "message": message}, **session_route})
+
+
 def note(line: str) -> None:
     """Tell the person at the terminal something that is not data."""
     print(line, file=sys.stderr, flush=True)

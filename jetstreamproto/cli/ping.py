@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 @json_option
 def ping(options: ConnectionOptions, count: int, interval: float, as_json: bool) -> None:
     """Measure round trips to the server at HOST:PORT."""
-    from jetstreamproto.cli.connection import run_session
+    from jetstreamproto.cli.connection import route, run_session
 
     async def work(reactor: ReactorBase, session: Session) -> dict[str, object]:
         say = _say_nothing if as_json else show
-        say(f"{options.target} ({options.transport}) {session.peer.fingerprint}")
+        say(f"{options.target} ({session.transport}) {session.peer.fingerprint}")
         times = [
             await _round_trip(reactor, session, number, interval, options.timeout, say)
             for number in range(1, count + 1)
@@ -47,7 +47,7 @@ def ping(options: ConnectionOptions, count: int, interval: float, as_json: bool)
         say(f"{len(times)} of {count} answered: {parts}")
         return {
             "host": str(options.target),
-            "transport": options.transport,
+            **route(session),
             "fingerprint": session.peer.fingerprint,
             "sent": count,
             "received": len(times),

@@ -86,6 +86,28 @@ def _idna(text: str) -> str:
         raise ValueError(f"{text!r} is not a host name") from None
 
 
+@dataclass(frozen=True)
+class Location(Target):
+    """A path at a server; without one it is "". It does not begin with a `/`."""
+
+    path: str = ""
+
+
+def parse_location(text: str) -> Location:
+    """What `text` names: HOST:PORT, or HOST:PORT/PATH. Raises `ValueError` as `parse_target`."""
+    address, _, path = text.partition("/")
+    target = parse_target(address)
+    return Location(target.host, target.port, path.lstrip("/"))
+
+
+def location_argument(context: click.Context, parameter: click.Parameter, text: str) -> Location:
+    """The callback of a command's HOST:PORT/PATH argument."""
+    try:
+        return parse_location(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, parameter) from error
+
+
 def target_argument(context: click.Context, parameter: click.Parameter, text: str) -> Target:
     """The callback of a command's HOST:PORT argument."""
     try:

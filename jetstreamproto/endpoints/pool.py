@@ -10,7 +10,6 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall, IReactorCore
 from twisted.python.failure import Failure
 
-from jetstreamproto.endpoints.opening import open_session
 from jetstreamproto.endpoints.target import Target
 from jetstreamproto.session.session import Session
 
@@ -18,6 +17,11 @@ IDLE = 5.0
 """Seconds for which a session that nobody uses is kept."""
 
 OpenSession = Callable[[Any, Target, float], Deferred[Session]]
+
+
+def open_session(reactor: Any, target: Target, timeout: float) -> Deferred[Session]:
+    """A connected session with `target`, at most `timeout` seconds from now."""
+    return target.destination(reactor, timeout).open(target.client_factory(reactor))
 
 
 class SessionPool:

@@ -31,7 +31,7 @@ ANONYMOUS = "anonymous"
 _FILES = ("stateDir", "cert", "key")
 _UDP = ("congestion", "fec", "mtu")
 _CLIENT = (
-    *("host", "port", "transport", "service", "timeout", "pin", "ca", "trustNew"),
+    *("host", "port", "transport", "bulk", "service", "timeout", "pin", "ca", "trustNew"),
     *(_FILES + _UDP),
 )
 _SERVER = (
@@ -63,7 +63,8 @@ class ServerParser:
 def client_endpoint(reactor: Any, given: Mapping[str, str]) -> IStreamClientEndpoint:
     """The client endpoint with these parameters."""
     from jetstreamproto.endpoints.client import DEFAULT_TIMEOUT, STREAM, JetStreamClientEndpoint
-    from jetstreamproto.endpoints.target import AUTO, Target
+    from jetstreamproto.endpoints.target import Target
+    from jetstreamproto.opening.model import AUTO
 
     values = _Values(given)
     timeout = values.read("timeout", _seconds, DEFAULT_TIMEOUT)
@@ -73,6 +74,7 @@ def client_endpoint(reactor: Any, given: Mapping[str, str]) -> IStreamClientEndp
             host=values.required("host"),
             port=values.read("port", _number),
             transport=values.read("transport", str, AUTO),
+            bulk=values.read("bulk", _flag, False),
             pins=values.read("pin", _list, ()),
             ca=values.read("ca", _path, None),
             trust_new=values.read("trustNew", _flag, False),

@@ -13,6 +13,8 @@ import attrs
 
 from jetstreamproto.errors import ConfigurationError
 from jetstreamproto.factory import JetStreamClientFactory
+from jetstreamproto.opening.destination import Destination
+from jetstreamproto.opening.model import AUTO
 from jetstreamproto.reliability.settings import DEFAULT_DATAGRAM_SETTINGS, DatagramSettings
 from jetstreamproto.security.identity import IDENTITY_FILE, Identity
 from jetstreamproto.security.names import canonical_name
@@ -28,8 +30,6 @@ from jetstreamproto.server.listeners import show_address
 from jetstreamproto.session.settings import SessionSettings
 from jetstreamproto.state import default_state_dir
 
-AUTO = "auto"
-
 _DRAIN_TIMEOUT = 3.0
 """What a session that nobody uses any more waits for the server's end."""
 
@@ -41,11 +41,13 @@ class Target:
     The server is believed by `ca` (a PEM file), by `pins` (fingerprints), otherwise by the
     known-hosts file in `state_dir`, to which `trust_new` adds it at first contact. This side
     shows the certificate in `cert`, otherwise the identity in `state_dir` if there is one.
+    `transport`, `bulk` and `datagrams` are those of a `Destination`.
     """
 
     host: str
     port: int
     transport: str = AUTO
+    bulk: bool = False
     pins: tuple[str, ...] = ()
     ca: Path | None = None
     trust_new: bool = False
@@ -72,6 +74,18 @@ class Target:
 
     def __str__(self) -> str:
         return show_address(self.host, self.port)
+
+    def destination(self, reactor: Any, timeout: float) -> Destination:
+        """What opens sessions with the server."""
+        return Destination(
+            reactor,
+            self.host,
+            self.port,
+            transport=self.transport,
+            bulk=self.bulk,
+            timeout=timeout,
+            datagrams=self.datagrams,
+        )
 
     def client_factory(self, reactor: Any) -> JetStreamClientFactory:
         """What makes a session with the server. Reads the files, so do it when there is need."""

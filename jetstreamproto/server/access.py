@@ -45,8 +45,10 @@ DEFAULT_RULES = (AllowRule(frozenset({ANYONE}), frozenset({ECHO, DISCARD, SOURCE
 class AccessRules:
     """Given to `JetStreamServerFactory` as its `access`."""
 
-    def __init__(self, rules: Iterable[AllowRule] = ()) -> None:
-        self.rules = tuple(rules) or DEFAULT_RULES
+    def __init__(self, rules: Iterable[AllowRule] = (), opened: Iterable[str] = ()) -> None:
+        """Without `rules` every peer may use what `DEFAULT_RULES` say, and the `opened` ones."""
+        more = [AllowRule(frozenset({ANYONE}), frozenset({name})) for name in opened]
+        self.rules = tuple(rules) or (*DEFAULT_RULES, *more)
 
     def __call__(self, session: Session, service: str) -> None:
         """Return if the session's peer may use `service`, raise `NotAllowed` otherwise."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Sequence
 
 from jetstreamproto._version import __version__
 from jetstreamproto.errors import ConfigurationError
 from jetstreamproto.server.config import ServerConfig
-from jetstreamproto.server.listeners import show_address
+from jetstreamproto.server.listeners import Listeners, show_address
+from jetstreamproto.sockets.options import summary
 from jetstreamproto.state import default_state_dir
 
 _UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
@@ -70,6 +72,14 @@ def _limits(config: ServerConfig) -> str:
         f"at most {config.max_sessions} sessions ({config.max_sessions_per_address} from one"
         f" address, {config.max_half_open} half open), messages of {_size(config.max_message)}"
     )
+
+
+def about_sockets(profile: str, listeners: Listeners) -> str:
+    """The line that says what the kernel has granted."""
+    kinds = {socket.SOCK_STREAM: "TCP", socket.SOCK_DGRAM: "UDP"}
+    found = listeners.settings.items()
+    granted = ". ".join(f"{kinds[kind]}: {summary(settings)}" for kind, settings in found)
+    return f"its sockets have the profile {profile}. {granted}"
 
 
 def _size(count: int) -> str:

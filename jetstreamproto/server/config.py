@@ -29,13 +29,23 @@ from jetstreamproto.server.values import (
     Location,
     Names,
     Seconds,
+    Shared,
+    SharedFolder,
     Size,
     Whole,
     Word,
     read_congestion,
     read_fec,
 )
+from jetstreamproto.services.rpc.model import read_target
+from jetstreamproto.services.tunnel.model import DEFAULT_LIMITS
 from jetstreamproto.session.settings import DEFAULT_SETTINGS, SessionSettings
+from jetstreamproto.sockets.profiles import (
+    DEFAULT_PROFILE,
+    PROFILES,
+    SocketProfile,
+    find_profile,
+)
 from jetstreamproto.state import default_state_dir
 from jetstreamproto.transports.admission import AdmissionLimits
 from jetstreamproto.transports.shared_port import MAX_WORKERS
@@ -101,6 +111,15 @@ class ServerConfig:
             "Transports to offer on the port: tcp, udp, quic. [tcp,udp,quic]",
         ),
     )
+    profile: str = attrs.field(
+        default=DEFAULT_PROFILE.name,
+        metadata=_about(
+            Word(str),
+            f"Options of the sockets: {', '.join(PROFILES)}, or one of the file's [profiles.NAME]."
+            f" [{DEFAULT_PROFILE.name}]",
+        ),
+    )
+    profiles: Mapping[str, SocketProfile] = attrs.field(factory=dict)
     congestion: str = attrs.field(
         default=_UDP.congestion,
         metadata=_about(
@@ -161,6 +180,16 @@ class ServerConfig:
         factory=default_state_dir,
         metadata=_about(
             Location(), "Folder of the identity. [$JETSTREAM_HOME, else ~/.local/state/jetstream]"
+        ),
+    )
+    data_dir: Path = attrs.field(
+        default=attrs.Factory(lambda self: self.state_dir / "data", takes_self=True),
+        metadata=_about(Location(), "Folder of what services keep. [data in the state folder]"),
+    )
+    kv_size: int = attrs.field(
+        default=1 << 30,
+        metadata=_about(
+            Size(1 << 20, 1 << 45), "Bytes of disk that key-value may take, from 1M. [1G]"
         ),
     )
     cert: Path | None = attrs.field(
@@ -232,6 +261,28 @@ class ServerConfig:
             f" agree. [{DEFAULT_SETTINGS.drain_timeout:g}]",
         ),
     )
+    tunnel_connections: int = attrs.field(
+        default=DEFAULT_LIMITS.connections,
+        metadata=_about(
+            Whole(1, _MANY),
+            "TCP connections that the tunnel carries at a time for each session."
+            f" [{DEFAULT_LIMITS.connections}]",
+        ),
+    )
+    files: SharedFolder | None = attrs.field(
+        default=None,
+        metadata=_about(
+            Shared(), "Folder to serve, as DIR for reading or DIR:rw for writing, too. [none]"
+        ),
+    )
+    rpc: tuple[str, ...] = attrs.field(
+        default=(),
+        metadata=_about(
+            Names(read_target),
+            "MODULE:OBJECT of a class or object whose methods may be called; several by commas."
+            " [none]",
+        ),
+    )
     allow: tuple[AllowRule, ...] = ()
 
     def __attrs_post_init__(self) -> None:
@@ -245,6 +296,10 @@ class ServerConfig:
                 "--allow-anonymous contradicts --clients and --client-ca: these ask every client"
                 " for a certificate"
             )
+        try:
+            _ = self.socket_profile
+        except ConfigurationError as error:
+            raise ConfigurationError(f"--profile: {error}") from None
         if self.heartbeat > self.idle_timeout:
             raise ConfigurationError(
                 f"--heartbeat {self.heartbeat:g} is longer than --idle-timeout"
@@ -264,6 +319,11 @@ class ServerConfig:
                     f"--interface {interface} lets other hosts in: say whom with --clients,"
                     " --client-ca or --auth, or let in anyone with --allow-anonymous"
                 )
+
+    @property
+    def socket_profile(self) -> SocketProfile:
+        """What is set on the server's sockets."""
+        return find_profile(self.profile, {**PROFILES, **self.profiles})
 
     def client_trust(self) -> Trust | None:
         """Who judges the clients' certificates; None when they are not asked for any."""

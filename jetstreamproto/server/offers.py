@@ -7,12 +7,41 @@ from collections.abc import Sequence
 from jetstreamproto.server.access import AccessRules
 from jetstreamproto.server.config import ServerConfig
 from jetstreamproto.services.echo import DISCARD, ECHO, Discard, Echo
+from jetstreamproto.services.events.messages import EVENTS
+from jetstreamproto.services.events.offer import EventOffer
+from jetstreamproto.services.files.conversation import FILES
+from jetstreamproto.services.files.service import FileOffer
+from jetstreamproto.services.kv.model import KV
+from jetstreamproto.services.kv.service import KeyValueOffer
 from jetstreamproto.services.latency import LATENCY, Latency
 from jetstreamproto.services.offer import Offer
+from jetstreamproto.services.rpc.messages import RPC
+from jetstreamproto.services.rpc.offer import RpcOffer
 from jetstreamproto.services.source import SOURCE, Source
+from jetstreamproto.services.tunnel.model import TunnelLimits
+from jetstreamproto.services.tunnel.service import TunnelOffer
+from jetstreamproto.sockets.resolving import resolve
 
 
 def make_offers(config: ServerConfig, access: AccessRules) -> Sequence[Offer]:
     """All offers, not started yet. Raises `ConfigurationError`."""
     measuring = Offer({ECHO: Echo, DISCARD: Discard, SOURCE: Source, LATENCY: Latency})
-    return [measuring]
+    tunnel = TunnelOffer(
+        access.patterns, resolve, TunnelLimits(connections=config.tunnel_connections)
+    )
+    calls = RpcOffer(config.rpc, access.patterns)
+    offers: list[Offer] = [measuring, tunnel, calls]
+    if config.workers == 1:  # what one process publishes, subscribers of another would not get
+        offers.append(EventOffer(config.data_dir, access.patterns))
+    offers.append(KeyValueOffer(config.data_dir, access.patterns, config.kv_size))
+    if config.files is not None:
+        offers.append(FileOffer(config.files.path, config.files.writable, access.patterns))
+    return offers
+
+
+def opened_services(config: ServerConfig) -> Sequence[str]:
+    """What every peer may use unless there are rules, because the configuration says so."""
+    opened = [] if config.files is None else [FILES]
+    if not config.allow_anonymous:
+        opened += [EVENTS, KV, RPC]
+    return opened

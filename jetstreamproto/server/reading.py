@@ -10,10 +10,11 @@ from pathlib import Path
 from jetstreamproto.errors import ConfigurationError
 from jetstreamproto.server.access import AllowRule, read_peer
 from jetstreamproto.server.config import KINDS, option_name
+from jetstreamproto.server.profiles import read_profiles
 from jetstreamproto.server.scopes import scopes_of
 from jetstreamproto.server.values import text_list
 
-_ALLOW = "allow"
+_ALLOW, _PROFILES = "allow", "profiles"
 _PEERS, _SERVICES = "peers", "services"
 
 
@@ -51,11 +52,13 @@ def read_file(path: Path) -> dict[str, object]:
 def _read_value(key: str, value: object, folder: Path) -> object:
     if key == _ALLOW:
         return _read_rules(value)
+    if key == _PROFILES:
+        return read_profiles(value)
     if key == "auth":
         return tuple([value] if isinstance(value, str) else text_list(value))
     kind = KINDS.get(key)
     if kind is None:
-        known = [*KINDS, "auth", _ALLOW]
+        known = [*KINDS, "auth", _ALLOW, _PROFILES]
         close = difflib.get_close_matches(key.replace("-", "_"), known, 1)
         raise ValueError("there is no such setting" + (f"; {close[0]}?" if close else ""))
     return kind.from_toml(value, folder)

@@ -13,10 +13,12 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
 from jetstreamproto.factory import JetStreamServerFactory
+from jetstreamproto.reactors.profiled import profiled
 from jetstreamproto.reliability.settings import DEFAULT_DATAGRAM_SETTINGS, DatagramSettings
 from jetstreamproto.server.listeners import Listeners
 from jetstreamproto.server.signals import StopSignals
 from jetstreamproto.services.offer import Offer
+from jetstreamproto.sockets.profiles import DEFAULT_PROFILE, SocketProfile
 
 if TYPE_CHECKING:
     from jetstreamproto.server.datagrams import DatagramListener
@@ -30,7 +32,8 @@ class JetStreamService(Service):
 
     Once it runs it logs `announcement`. When it stops, sessions are told, and have the drain
     timeout of their settings to finish. `mailboxes` are of the UDP sockets, if they are shared with
-    other processes. SIGINT and SIGTERM stop the reactor, see `StopSignals`.
+    other processes. The sockets have `profile`. SIGINT and SIGTERM stop the reactor, see
+    `StopSignals`.
     """
 
     def __init__(
@@ -42,10 +45,12 @@ class JetStreamService(Service):
         datagram_settings: DatagramSettings = DEFAULT_DATAGRAM_SETTINGS,
         offers: Sequence[Offer] = (),
         mailboxes: Sequence[Mailbox] = (),
+        profile: SocketProfile = DEFAULT_PROFILE,
     ) -> None:
         self.factory = factory
         self._offers = offers
         self._mailboxes = mailboxes
+        self._profile = profile
         self._listeners = listeners
         self._announcement = announcement
         self._reactor = reactor
@@ -67,6 +72,7 @@ class JetStreamService(Service):
             from twisted.internet import reactor
 
             self._reactor = reactor
+        self._reactor = profiled(self._reactor, self._profile)
         for offer in self._offers:
             offer.start(self._reactor)
         listeners, self._listeners = self._listeners, Listeners()

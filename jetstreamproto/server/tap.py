@@ -22,11 +22,11 @@ from jetstreamproto.errors import ConfigurationError
 from jetstreamproto.factory import JetStreamServerFactory
 from jetstreamproto.security.identity import Identity
 from jetstreamproto.server.access import ANYONE, AccessRules
-from jetstreamproto.server.announcement import announcement
+from jetstreamproto.server.announcement import about_sockets, announcement
 from jetstreamproto.server.authentication import PasswordAuthentication, encode_users
 from jetstreamproto.server.config import EXPLANATIONS, KINDS, ServerConfig, option_name
 from jetstreamproto.server.listeners import open_listeners
-from jetstreamproto.server.offers import make_offers
+from jetstreamproto.server.offers import make_offers, opened_services
 from jetstreamproto.server.reading import read_file, read_options
 from jetstreamproto.server.service import JetStreamService
 from jetstreamproto.server.values import Flag
@@ -165,20 +165,22 @@ def make_service(options: Options) -> JetStreamService:
     """The service for these options, listening already. Raises `ConfigurationError`."""
     config = options.config
     offers, factory = _offers_and_factory(options)
-    listeners = open_listeners(config.interface, config.port, config.transports)
+    profile = config.socket_profile
+    listeners = open_listeners(config.interface, config.port, config.transports, profile)
     lines = announcement(config, factory.identity.fingerprint, listeners.port)
     return JetStreamService(
         factory,
         listeners,
-        [*lines, *options.warnings],
+        [*lines, about_sockets(profile.name, listeners), *options.warnings],
         datagram_settings=config.datagram_settings(),
         offers=offers,
+        profile=profile,
     )
 
 
 def make_worker(options: Options, part: WorkerPart) -> JetStreamService:
     """The service of one of several processes, on the sockets of its part."""
-    offers, factory = _offers_and_factory(options, part.count)
+    offers, factory = _offers_and_factory(options, part)
     return JetStreamService(
         factory,
         part.listeners,
@@ -186,6 +188,7 @@ def make_worker(options: Options, part: WorkerPart) -> JetStreamService:
         datagram_settings=options.config.datagram_settings(),
         offers=offers,
         mailboxes=part.mailboxes(),
+        profile=options.config.socket_profile,
     )
 
 
@@ -195,15 +198,17 @@ def make_supervisor(options: Options) -> Supervisor:
     from jetstreamproto.server.workers.supervisor import Supervisor
 
     config = options.config
-    _, factory = _offers_and_factory(options, config.workers)  # for what may be wrong with them
-    parts, unsteered = open_parts(config.interface, config.port, config.transports, config.workers)
+    _, factory = _offers_and_factory(options)  # for what may be wrong with them
+    parts, unsteered = open_parts(
+        config.interface, config.port, config.transports, config.workers, config.socket_profile
+    )
     lines = announcement(config, factory.identity.fingerprint, parts[0].listeners.port)
     if unsteered is not None:
         lines = [*lines, f"datagrams are forwarded between the workers: {unsteered}"]
     return Supervisor(
         parts,
-        lambda part: [part.describe(), installed_reactor(), *options.arguments],
-        [*lines, *options.warnings],
+        lambda described: [described, installed_reactor(), *options.arguments],
+        [*lines, about_sockets(config.profile, parts[0].listeners), *options.warnings],
         config.drain_timeout,
     )
 
@@ -220,21 +225,33 @@ def installed_reactor() -> str:
 
 
 def _offers_and_factory(
-    options: Options, workers: int = 1
+    options: Options, part: WorkerPart | None = None
 ) -> tuple[Sequence[Offer], JetStreamServerFactory]:
+    """What this process offers, and the factory of its sessions."""
     config = options.config
-    access = AccessRules(config.allow)
+    access = AccessRules(config.allow, opened_services(config))
     offers = make_offers(config, access)
+    _check_rules(options, {name for offer in offers for name in offer.services})
+    identity = _identity(config)
+    settings = config.session_settings()
+    if part is not None and part.is_backend:
+        from jetstreamproto.server.workers.backend import backend
+
+        return backend(identity, offers, access, settings)
     services = {name: service for offer in offers for name, service in offer.services.items()}
-    _check_rules(options, services)
+    if part is not None:
+        from jetstreamproto.server.workers.relay import relays
+
+        services.update(relays(identity, offers, settings, part.backend))
+        offers = [offer for offer in offers if not offer.single]
     factory = JetStreamServerFactory(
-        _identity(config),
+        identity,
         services,
         clients=config.client_trust(),
         authenticate=_authentication(options),
         access=access,
-        settings=config.session_settings(),
-        admission=config.admission_limits(workers),
+        settings=settings,
+        admission=config.admission_limits(1 if part is None else part.count),
     )
     return offers, factory
 

@@ -121,6 +121,28 @@ class Location:
 
 
 @dataclass(frozen=True)
+class SharedFolder:
+    """A folder that peers may read, and write where it is `writable`."""
+
+    path: Path
+    writable: bool
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A folder and what peers may do there: `DIR` or `DIR:ro`, and `DIR:rw`."""
+
+    def from_text(self, text: str) -> SharedFolder:
+        return self.from_toml(text, Path())
+
+    def from_toml(self, value: object, folder: Path) -> SharedFolder:
+        writable = isinstance(value, str) and value.endswith(":rw")
+        if isinstance(value, str) and value.endswith((":rw", ":ro")):
+            value = value[:-3]
+        return SharedFolder(Location().from_toml(value, folder), writable)
+
+
+@dataclass(frozen=True)
 class Word:
     """One word, read by `read_word`."""
 

@@ -31,6 +31,9 @@ class Offer:
     run in a process that becomes a daemon afterwards: files and databases are opened by `start`.
     """
 
+    single = False
+    """Whether all clients must find the same one, however many processes share the port."""
+
     def __init__(self, services: Mapping[str, Service]) -> None:
         self.services = services
         """What makes the protocol of a channel, by the name that clients open it by."""

@@ -38,7 +38,7 @@ from jetstreamproto.session.protocol import ChannelProtocol
 from jetstreamproto.session.pulse import Pulse
 from jetstreamproto.session.state import NEXT_STATES, SessionState
 from jetstreamproto.session.table import ChannelTable
-from jetstreamproto.transports.link import Link, Peer
+from jetstreamproto.transports.link import Link, Peer, transport_name
 from jetstreamproto.wire.packet import Kind, PacketParts, encode_head
 from jetstreamproto.wire.session_messages import Hello, Mode
 
@@ -64,6 +64,7 @@ class Session:
         "clock",
         "close_reason",
         "departure",
+        "fallback",
         "intake",
         "introduction",
         "link",
@@ -84,6 +85,8 @@ class Session:
         """Credit that we give every new channel."""
         self.avatar: object | None = None
         self.close_reason: JetStreamError | None = None
+        self.fallback: str | None = None
+        """Why it is not over the transport that should have served best; None if it is."""
         self.refusal: JetStreamError | None = None
         """Why the session ends, where that is known before its link says so."""
         self.link: Link
@@ -126,6 +129,16 @@ class Session:
     def peer(self) -> Peer:
         """Who is at the other end."""
         return self.link.peer
+
+    @property
+    def transport(self) -> str:
+        """The name of what carries it: "tcp", "udp" or "quic"."""
+        return transport_name(self.link)
+
+    @property
+    def was_connected(self) -> bool:
+        """Whether the peer has ever answered under the new keys."""
+        return self._was_open
 
     @property
     def channels(self) -> Sequence[Channel]:

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 
 from jetstreamproto.errors import ConfigurationError
+from jetstreamproto.sockets.options import Outcome, Setting
 
 ON_LINUX = sys.platform == "linux"
 
@@ -15,7 +16,6 @@ SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104
 _IP_MTU_DISCOVER, IP_RECVERR = 10, 11
 _IPV6_MTU_DISCOVER, IPV6_RECVERR, _IPV6_DONTFRAG = 23, 25, 62
 _PMTUDISC_PROBE = 3
-_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 
 DEFAULT_BUFFER = 4 << 20
 MAX_PAYLOAD = 65507
@@ -38,9 +38,25 @@ class DatagramOptions:
     max_packet_size: int = 65535
 
     def __post_init__(self) -> None:
-        for name in ("receive_buffer", "send_buffer", "max_packet_size"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} must be positive")
+        for name, least in (("receive_buffer", 0), ("send_buffer", 0), ("max_packet_size", 1)):
+            if getattr(self, name) < least:
+                raise ConfigurationError(f"{name} must be at least {least}")
+
+
+@dataclass(slots=True)
+class DatagramStats:
+    """What a port has done so far. A call moves one datagram or a batch of them."""
+
+    datagrams_in: int = 0
+    bytes_in: int = 0
+    reads: int = 0
+    discarded: int = 0
+    """Datagrams that were too long, or empty."""
+    datagrams_out: int = 0
+    bytes_out: int = 0
+    writes: int = 0
+    dropped: int = 0
+    """Datagrams that the kernel did not take."""
 
 
 def share_port(handle: socket.socket) -> None:
@@ -48,14 +64,18 @@ def share_port(handle: socket.socket) -> None:
     handle.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
 
-def forbid_fragments(handle: socket.socket) -> None:
-    """Send what fits the device, marked not to be fragmented; what does not is an EMSGSIZE."""
+def forbid_fragments(handle: socket.socket) -> bool:
+    """Send what fits the device, marked not to be fragmented; what does not is an EMSGSIZE.
+
+    Whether the kernel will.
+    """
     if not ON_LINUX:
-        return
-    set_if_known(handle, socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE)
+        return False
+    forbidden = set_if_known(handle, socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE)
     if handle.family == socket.AF_INET6:
-        set_if_known(handle, socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE)
+        forbidden = set_if_known(handle, socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE)
         set_if_known(handle, socket.IPPROTO_IPV6, _IPV6_DONTFRAG, 1)
+    return forbidden
 
 
 def queue_errors(handle: socket.socket) -> bool:
@@ -78,17 +98,13 @@ def can_split_datagrams(handle: socket.socket) -> bool:
     return ON_LINUX and set_if_known(handle, SOL_UDP, UDP_SEGMENT, 0)
 
 
-def grow_buffer(handle: socket.socket, kind: int, size: int) -> int:
-    """Make SO_RCVBUF or SO_SNDBUF `size` bytes if it is smaller; what it is then.
-
-    The kernel counts as much again for its own bookkeeping (socket(7)), which is left out here.
-    """
-    scale = 2 if ON_LINUX else 1
-    if handle.getsockopt(socket.SOL_SOCKET, kind) < scale * size:
-        force = _SO_RCVBUFFORCE if kind == socket.SO_RCVBUF else _SO_SNDBUFFORCE
-        if not (ON_LINUX and set_if_known(handle, socket.SOL_SOCKET, force, size)):
-            set_if_known(handle, socket.SOL_SOCKET, kind, size)
-    return handle.getsockopt(socket.SOL_SOCKET, kind) // scale
+def prepare_datagrams(handle: socket.socket) -> list[Setting]:
+    """Both of the above, and what became of them."""
+    forbidden, queued = forbid_fragments(handle), queue_errors(handle)
+    return [
+        _path_setting("IP_MTU_DISCOVER", _PMTUDISC_PROBE, forbidden),
+        _path_setting("IP_RECVERR", 1, queued),
+    ]
 
 
 def set_if_known(handle: socket.socket, level: int, name: int, value: int) -> bool:
@@ -106,3 +122,9 @@ def plain_address(sockaddr: tuple[str, int] | tuple[str, int, int, int]) -> tupl
     if len(sockaddr) == 4 and sockaddr[3]:
         return f"{host}%{sockaddr[3]}", port
     return host, port
+
+
+def _path_setting(name: str, asked: int, done: bool) -> Setting:
+    return Setting(
+        name, asked, asked if done else None, Outcome.GRANTED if done else Outcome.ABSENT
+    )

@@ -16,7 +16,6 @@ import errno
 import os
 import socket
 import struct
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from twisted.internet.abstract import isIPAddress, isIPv6Address
@@ -28,21 +27,21 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from jetstreamproto.sockets.datagrams import (
-    DEFAULT_BUFFER,
     MAX_PAYLOAD,
     SOL_UDP,
     UDP_GRO,
     UDP_SEGMENT,
     DatagramOptions,
+    DatagramStats,
     can_split_datagrams,
-    forbid_fragments,
-    grow_buffer,
     join_datagrams,
     plain_address,
-    queue_errors,
+    prepare_datagrams,
     share_port,
 )
 from jetstreamproto.sockets.error_queue import Address, ErrorQueue
+from jetstreamproto.sockets.options import RECEIVE_BUFFER, SEND_BUFFER, Setting, fix_buffer
+from jetstreamproto.sockets.profiles import DEFAULT_PROFILE, Moment, profile_of
 
 Ancillary = list[tuple[int, int, bytes]]
 
@@ -91,29 +90,15 @@ class BatchReceiver(Protocol):
         """
 
 
-@dataclass(slots=True)
-class DatagramStats:
-    """What a port has done so far. A call moves one datagram or a batch of them."""
-
-    datagrams_in: int = 0
-    bytes_in: int = 0
-    reads: int = 0
-    discarded: int = 0
-    """Datagrams that were too long, or empty."""
-    datagrams_out: int = 0
-    bytes_out: int = 0
-    writes: int = 0
-    dropped: int = 0
-    """Datagrams that the kernel did not take."""
-
-
 @implementer(IHalfCloseableDescriptor)
 class BatchingPort(Port):
     """Twisted's UDP port with batches. Made by `listen_datagrams` and `adopt_datagrams`.
 
-    `gso` and `gro` tell what is in use, `receive_buffer` and `send_buffer` how many bytes the
-    kernel has granted. Attributes of the class bound what one turn of the reactor reads.
+    `gso` and `gro` tell what is in use, `settings` what the kernel has made of the other options.
+    Attributes of the class bound what one turn of the reactor reads.
     """
+
+    socket_profile = DEFAULT_PROFILE
 
     packets_per_turn = 512
     maxThroughput = 1 << 20
@@ -131,7 +116,7 @@ class BatchingPort(Port):
         super().__init__(port, protocol, interface, self._options.max_packet_size, reactor)
         self.stats = DatagramStats()
         self.gso = self.gro = False
-        self.receive_buffer = self.send_buffer = 0
+        self.settings: list[Setting] = []
         self._stopping = False
         self._take_batch = getattr(protocol, "datagrams_received", None)
         self._end_batch = getattr(protocol, "batch_ended", None)
@@ -152,12 +137,15 @@ class BatchingPort(Port):
     def _bindSocket(self) -> None:
         super()._bindSocket()
         handle, options = self.socket, self._options
-        forbid_fragments(handle)
-        queue_errors(handle)
         self.gso = options.gso and can_split_datagrams(handle)
         self.gro = options.gro and hasattr(handle, "recvmsg_into") and join_datagrams(handle)
-        self.receive_buffer = grow_buffer(handle, socket.SO_RCVBUF, options.receive_buffer)
-        self.send_buffer = grow_buffer(handle, socket.SO_SNDBUF, options.send_buffer)
+        self.settings = [
+            *prepare_datagrams(handle),
+            fix_buffer(handle, RECEIVE_BUFFER, options.receive_buffer),
+            fix_buffer(handle, SEND_BUFFER, options.send_buffer),
+        ]
+        if self.socket_profile.also is not None:
+            self.socket_profile.also(handle, Moment.DATAGRAMS)
 
     def _loseConnection(self) -> None:
         self._stopping = True
@@ -429,6 +417,11 @@ def _segments(length: int, size: int) -> int:
     return -(-length // size)
 
 
+def _buffer_sizes(reactor: Any, receive: int | None, send: int | None) -> tuple[int, int]:
+    profile = profile_of(reactor)
+    return receive or profile.datagram_receive_buffer, send or profile.datagram_send_buffer
+
+
 def _scope_id(scope: str) -> int:
     if not scope or scope.isdecimal():
         return int(scope or 0)
@@ -443,18 +436,21 @@ def listen_datagrams(
     *,
     gso: bool = True,
     gro: bool = True,
-    receive_buffer: int = DEFAULT_BUFFER,
-    send_buffer: int = DEFAULT_BUFFER,
+    receive_buffer: int | None = None,
+    send_buffer: int | None = None,
     reuse_port: bool = False,
     max_packet_size: int = 65535,
 ) -> BatchingPort:
     """Bind a UDP port (0: any free one) and let `protocol` have what comes.
 
-    `DatagramOptions` says what the options mean. Raises `CannotListenError`. The reactor needs
-    `addReader`, as all but the IOCP reactor have.
+    `DatagramOptions` says what the options mean; buffers are of the reactor's profile unless given.
+    Raises `CannotListenError`. The reactor needs `addReader`, as all but the IOCP reactor have.
     """
-    options = DatagramOptions(gso, gro, receive_buffer, send_buffer, reuse_port, max_packet_size)
+    reuse_port = reuse_port or profile_of(reactor).reuse_port
+    sizes = _buffer_sizes(reactor, receive_buffer, send_buffer)
+    options = DatagramOptions(gso, gro, *sizes, reuse_port, max_packet_size)
     batching = BatchingPort(port, protocol, interface, options, reactor)
+    batching.socket_profile = profile_of(reactor)
     batching.startListening()
     return batching
 
@@ -466,20 +462,22 @@ def adopt_datagrams(
     *,
     gso: bool = True,
     gro: bool = True,
-    receive_buffer: int = DEFAULT_BUFFER,
-    send_buffer: int = DEFAULT_BUFFER,
+    receive_buffer: int | None = None,
+    send_buffer: int | None = None,
     max_packet_size: int = 65535,
 ) -> BatchingPort:
     """As `listen_datagrams`, on a socket or descriptor that is bound already.
 
     It is duplicated: closing the original is left to the caller, now or later.
     """
-    options = DatagramOptions(gso, gro, receive_buffer, send_buffer, False, max_packet_size)
+    sizes = _buffer_sizes(reactor, receive_buffer, send_buffer)
+    options = DatagramOptions(gso, gro, *sizes, False, max_packet_size)
     number = bound if isinstance(bound, int) else bound.fileno()
     handle = socket.socket(fileno=os.dup(number))
     handle.setblocking(False)
     host, port = handle.getsockname()[:2]
     batching = BatchingPort(port, protocol, host, options, reactor)
     batching._preexistingSocket = handle  # type: ignore[assignment]
+    batching.socket_profile = profile_of(reactor)
     batching.startListening()
     return batching

@@ -1,76 +1,201 @@
-"""What a JetStream TCP connection sets on its socket and its Twisted transport."""
+"""Profiles: what is set on the sockets of one purpose, and when.
+
+profile = find_profile("bulk")
+for setting in profile.apply(handle, Moment.LISTENING):
+    print(setting)
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import socket
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
-from twisted.internet.abstract import FileDescriptor
-from twisted.internet.interfaces import IReactorTime
+from jetstreamproto.errors import ConfigurationError
+from jetstreamproto.sockets import options
+from jetstreamproto.sockets.datagrams import DEFAULT_BUFFER
+from jetstreamproto.sockets.options import Setting
 
-TRANSFER_SIZE = 1 << 18
-"""Bytes that are read or written with one system call; Twisted's own are 64 and 128 KiB."""
+MAX_BUFFER = 1 << 30
+_MAX_SECONDS = 32767  # TCP_KEEPIDLE and TCP_KEEPINTVL, tcp(7)
+_MAX_PROBES = 127
+_MAX_QUEUE = 1 << 16
+_CONGESTION_NAME = re.compile(r"[a-z0-9_-]{0,15}", re.ASCII)
+_RANGES = {
+    "send_buffer": MAX_BUFFER,
+    "receive_buffer": MAX_BUFFER,
+    "datagram_send_buffer": MAX_BUFFER,
+    "datagram_receive_buffer": MAX_BUFFER,
+    "keepalive_idle": _MAX_SECONDS,
+    "keepalive_interval": _MAX_SECONDS,
+    "keepalive_count": _MAX_PROBES,
+    "fast_open": _MAX_QUEUE,
+}
+_MAY_BE_ZERO = {name for name in _RANGES if not name.startswith("keepalive")}
 
-_FIRST_LIMIT = 1 << 18
-_LEAST_LIMIT, _MOST_LIMIT = 1 << 17, 1 << 22
-_SHORT_WAIT, _LONG_WAIT = 0.0025, 0.01
+
+class Moment(Enum):
+    """When options are set. Some are of no use later, others are not kept."""
+
+    LISTENING = "before a TCP socket is bound"
+    ADOPTED = "on a TCP socket that listens already"
+    CONNECTING = "before a TCP socket connects"
+    CONNECTED = "on a TCP socket that is connected"
+    DATAGRAMS = "before a UDP socket is bound"
 
 
-def tune_stream(transport: Any, clock: IReactorTime) -> UnsentLimit | None:
-    """Set what pays on a TCP connection, and leave other transports as they are.
+Also = Callable[[socket.socket, Moment], None]
+"""What an application does to a socket besides, when the profile has been applied."""
 
-    TCP_NODELAY, larger system calls, and the limit on unsent bytes that is returned.
+
+@dataclass(frozen=True, kw_only=True)
+class SocketProfile:
+    """What is set on sockets. Sizes are in bytes, times in seconds.
+
+    `receive_buffer` and `send_buffer` are where TCP's start; the kernel may grow them, and 0 leaves
+    them to it altogether. `fast_open` is how many connections may wait whose first data came with
+    their SYN (TCP_FASTOPEN); 0 is off, and above 0 clients use it too, see `speaks_first` of
+    `profiled`. `congestion` names TCP's algorithm; empty, the system's own. `also` is called for
+    every socket, after the rest. What is False, 0 or empty is left as the system has it.
+
+    Raises `ConfigurationError` for numbers out of range.
     """
-    if hasattr(transport, "setTcpNoDelay"):
-        transport.setTcpNoDelay(True)
-    handle = transport.getHandle() if hasattr(transport, "getHandle") else None
-    if not isinstance(transport, FileDescriptor) or not isinstance(handle, socket.socket):
-        return None
-    transport.SEND_LIMIT = TRANSFER_SIZE
-    return UnsentLimit.of(handle, clock)
+
+    name: str
+    reuse_address: bool = True
+    reuse_port: bool = False
+    no_delay: bool = True
+    quick_ack: bool = False
+    keepalive: bool = True
+    keepalive_idle: int = 30
+    keepalive_interval: int = 10
+    keepalive_count: int = 3
+    receive_buffer: int = 0
+    send_buffer: int = 0
+    fast_open: int = 0
+    congestion: str = ""
+    datagram_receive_buffer: int = DEFAULT_BUFFER
+    datagram_send_buffer: int = DEFAULT_BUFFER
+    also: Also | None = dataclasses.field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        for name, most in _RANGES.items():
+            value, least = getattr(self, name), 0 if name in _MAY_BE_ZERO else 1
+            if not least <= value <= most:
+                raise ConfigurationError(
+                    f"profile {self.name}: {name}: {value} is not from {least} to {most}"
+                )
+        if not _CONGESTION_NAME.fullmatch(self.congestion):
+            raise ConfigurationError(
+                f"profile {self.name}: congestion: {self.congestion!r} is not the name of one"
+            )
+
+    def apply(
+        self, handle: socket.socket, moment: Moment, *, speaks_first: bool = False
+    ) -> list[Setting]:
+        """Set what is due at this moment; what became of each option.
+
+        An option that is refused is no error. What `also` raises is raised.
+        """
+        settings = list(_APPLY[moment](self, handle))
+        if moment is Moment.CONNECTING and speaks_first and self.fast_open:
+            settings.append(options.FAST_OPEN_CONNECT.set(handle, 1))
+        if self.also is not None:
+            self.also(handle, moment)
+        return settings
+
+    def _listening(self, handle: socket.socket) -> Iterator[Setting]:
+        if self.reuse_address:
+            yield options.REUSE_ADDRESS.set(handle, 1)
+        if self.reuse_port:
+            yield options.REUSE_PORT.set(handle, 1)
+        yield from self._buffers(handle)
+        yield from self._adopted(handle)
+
+    def _adopted(self, handle: socket.socket) -> Iterator[Setting]:
+        if self.fast_open:
+            yield options.FAST_OPEN.set(handle, self.fast_open)
+        yield from self._inherited(handle)
+
+    def _connecting(self, handle: socket.socket) -> Iterator[Setting]:
+        yield from self._buffers(handle)
+        yield from self._connected(handle)
+
+    def _connected(self, handle: socket.socket) -> Iterator[Setting]:
+        yield from self._inherited(handle)
+        if self.quick_ack:
+            yield options.QUICK_ACK.set(handle, 1)
+
+    def _inherited(self, handle: socket.socket) -> Iterator[Setting]:
+        """On Linux, connections have what was set on the socket that listened."""
+        if self.no_delay:
+            yield options.NO_DELAY.set(handle, 1)
+        if self.keepalive:
+            yield options.KEEPALIVE.set(handle, 1)
+            yield options.KEEP_IDLE.set(handle, self.keepalive_idle)
+            yield options.KEEP_INTERVAL.set(handle, self.keepalive_interval)
+            yield options.KEEP_COUNT.set(handle, self.keepalive_count)
+        if self.congestion:
+            yield options.set_congestion(handle, self.congestion)
+
+    def _buffers(self, handle: socket.socket) -> Iterator[Setting]:
+        if self.receive_buffer:
+            yield options.start_buffer(handle, options.RECEIVE_BUFFER, self.receive_buffer)
+        if self.send_buffer:
+            yield options.start_buffer(handle, options.SEND_BUFFER, self.send_buffer)
+
+    def _datagrams(self, handle: socket.socket) -> Iterator[Setting]:
+        if self.reuse_port:
+            yield options.REUSE_PORT.set(handle, 1)
+        if self.datagram_receive_buffer:
+            yield options.fix_buffer(handle, options.RECEIVE_BUFFER, self.datagram_receive_buffer)
+        if self.datagram_send_buffer:
+            yield options.fix_buffer(handle, options.SEND_BUFFER, self.datagram_send_buffer)
 
 
-class UnsentLimit:
-    """Bounds what waits in the kernel to be sent (TCP_NOTSENT_LOWAT, tcp(7)) by time.
+_APPLY: Mapping[Moment, Callable[[SocketProfile, socket.socket], Iterator[Setting]]] = {
+    Moment.LISTENING: SocketProfile._listening,
+    Moment.ADOPTED: SocketProfile._adopted,
+    Moment.CONNECTING: SocketProfile._connecting,
+    Moment.CONNECTED: SocketProfile._connected,
+    Moment.DATAGRAMS: SocketProfile._datagrams,
+}
 
-    Whatever is there goes before an urgent message, so it should be little; but each time it has
-    drained costs a turn of the reactor, so it should not be too little. The kernel wakes the
-    writer when half of it is gone: the limit is doubled when that took less than 2.5 ms and
-    halved when it took over 10 ms, from 128 KiB to 4 MiB.
-    """
+DEFAULT_PROFILE = SocketProfile(name="default")
+PROFILES: Mapping[str, SocketProfile] = {
+    profile.name: profile
+    for profile in (
+        DEFAULT_PROFILE,
+        SocketProfile(name="low-latency", quick_ack=True, fast_open=256),
+        SocketProfile(name="bulk", receive_buffer=DEFAULT_BUFFER, send_buffer=DEFAULT_BUFFER),
+        SocketProfile(
+            name="system",
+            no_delay=False,
+            keepalive=False,
+            datagram_receive_buffer=0,
+            datagram_send_buffer=0,
+        ),
+    )
+}
+"""The profiles that there are always."""
 
-    __slots__ = ("_blocked_at", "_clock", "_handle", "limit")
 
-    def __init__(self, handle: socket.socket, clock: IReactorTime) -> None:
-        self.limit = 0
-        self._handle = handle
-        self._clock = clock
-        self._blocked_at = 0.0
+def find_profile(
+    profile: SocketProfile | str, known: Mapping[str, SocketProfile] = PROFILES
+) -> SocketProfile:
+    """The profile of that name. Raises `ConfigurationError` naming those that there are."""
+    if isinstance(profile, SocketProfile):
+        return profile
+    if profile not in known:
+        raise ConfigurationError(f"there is no profile {profile!r}; there is {', '.join(known)}")
+    return known[profile]
 
-    @classmethod
-    def of(cls, handle: socket.socket, clock: IReactorTime) -> UnsentLimit | None:
-        """The limit of a socket; None where the kernel or the kind of socket has none."""
-        if not hasattr(socket, "TCP_NOTSENT_LOWAT"):
-            return None
-        limit = cls(handle, clock)
-        return limit if limit._set(_FIRST_LIMIT) else None
 
-    def blocked(self) -> None:
-        """The socket takes no more."""
-        self._blocked_at = self._clock.seconds()
-
-    def drained(self) -> None:
-        """The socket takes more again."""
-        wait = self._clock.seconds() - self._blocked_at
-        if wait < _SHORT_WAIT and self.limit < _MOST_LIMIT:
-            self._set(2 * self.limit)
-        elif wait > _LONG_WAIT and self.limit > _LEAST_LIMIT:
-            self._set(self.limit >> 1)
-
-    def _set(self, limit: int) -> bool:
-        try:
-            self._handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limit)
-        except OSError:
-            return False  # not TCP, or closed meanwhile
-        self.limit = limit
-        return True
+def profile_of(subject: Any) -> SocketProfile:
+    """The profile of a reactor, a port or a transport, which is `default` where it has none."""
+    found = getattr(subject, "socket_profile", None)
+    return found if isinstance(found, SocketProfile) else DEFAULT_PROFILE

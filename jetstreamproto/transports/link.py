@@ -6,8 +6,8 @@ is told when to send and says when it cannot; what arrives, it hands up in batch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from jetstreamproto.errors import JetStreamError
@@ -19,11 +19,13 @@ from jetstreamproto.wire.session_messages import Mode
 class LinkStats:
     """What a link has carried, in bytes on the wire (headers and tags included).
 
+    `socket` is what the kernel has granted: the socket's options by name, the name of its profile.
     Links may have a subclass with more fields, and make a new one whenever they are asked.
     """
 
     bytes_sent: int = 0
     bytes_received: int = 0
+    socket: Mapping[str, int | str] = field(default_factory=dict, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,3 +125,8 @@ class LinkUser(Protocol):
 
         May be called from within `fail` and `abort`, and from `close` before the link is ready.
         """
+
+
+def transport_name(link: object) -> str:
+    """What carries a session: its link's module (`transports.udp`) has the transport's name."""
+    return type(link).__module__.rpartition(".")[2].partition("_")[0]

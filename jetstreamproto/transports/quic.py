@@ -142,6 +142,7 @@ class QuicLink:
             self._outlet.datagrams_sent,
         )
         stats.bytes_received = self._bytes_received
+        stats.socket = self._port.socket_figures()
         stats.datagrams_received = self._datagrams_received
         return stats
 

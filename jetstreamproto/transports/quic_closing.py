@@ -10,6 +10,7 @@ from jetstreamproto.errors import (
     HandshakeError,
     JetStreamError,
     NotLetIn,
+    PeerSilent,
     ProtocolViolation,
     Refused,
     SessionCut,
@@ -52,7 +53,7 @@ def explain(end: ConnectionTerminated, *, connecting: bool, by_peer: bool) -> Je
     if end.frame_type is None:
         return _application_close(code, reason, connecting)
     if reason == _IDLE and not by_peer:
-        return SessionCut("no sign of the peer within the idle timeout")
+        return PeerSilent("no sign of the peer within the idle timeout")
     if code in _TLS_ALERTS:
         if by_peer and code in _BAD_CERTIFICATES:
             return NotLetIn("the peer refused our certificate")

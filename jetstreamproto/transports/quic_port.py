@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -24,6 +24,9 @@ class QuicPort(Sender, Protocol):
 
     def now(self) -> float:
         """Seconds on a monotonic clock."""
+
+    def socket_figures(self) -> Mapping[str, int | str]:
+        """What the kernel has granted to the socket."""
 
     def touched(self, link: QuicLink) -> None:
         """Call `link.settle` when the batch that is being received has ended."""

@@ -8,6 +8,7 @@ whenever the socket has room.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
 
 from twisted.internet.abstract import FileDescriptor
@@ -40,7 +41,8 @@ from jetstreamproto.security.records import (
     parse_header,
     plain_record,
 )
-from jetstreamproto.sockets.profiles import UnsentLimit
+from jetstreamproto.sockets.figures import stream_figures
+from jetstreamproto.sockets.unsent import UnsentLimit
 from jetstreamproto.transports.link import LinkStats, LinkUser, Peer
 from jetstreamproto.transports.strangers import recognise
 from jetstreamproto.wire.packet import HEAD_SIZE, split_packets
@@ -103,6 +105,7 @@ class TcpLink:
         "_chunks",
         "_closed",
         "_cork",
+        "_counts",
         "_crypto_bytes",
         "_eager",
         "_failure",
@@ -119,7 +122,6 @@ class TcpLink:
         "_unsent",
         "_user",
         "peer",
-        "stats",
     )
 
     def __init__(
@@ -131,7 +133,7 @@ class TcpLink:
         unsent: UnsentLimit | None = None,
     ) -> None:
         self.peer = Peer(_address_text(transport))
-        self.stats = LinkStats()
+        self._counts = LinkStats()
         self._transport = transport
         self._user = user
         self._handshake: Handshake | None = handshake
@@ -164,6 +166,10 @@ class TcpLink:
         self._send_handshake()
 
     # --- sending ---------------------------------------------------------------------
+
+    @property
+    def stats(self) -> LinkStats:
+        return replace(self._counts, socket=stream_figures(self._transport))
 
     @property
     def writable(self) -> bool:
@@ -243,7 +249,7 @@ class TcpLink:
 
     def _write(self, record: bytes | memoryview) -> None:
         """Write `record`: small ones together at the end of a turn in which something arrived."""
-        self.stats.bytes_sent += len(record)
+        self._counts.bytes_sent += len(record)
         if self._cork is None:
             self._put(record)
         elif len(record) <= _SMALL_RECORD:
@@ -291,7 +297,7 @@ class TcpLink:
         """Take bytes from the connection, chopped in any way."""
         if self._closed:
             return
-        self.stats.bytes_received += len(data)
+        self._counts.bytes_received += len(data)
         if self._chunks:
             self._chunks.append(data)
             self._have += len(data)

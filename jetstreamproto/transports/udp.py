@@ -6,7 +6,7 @@ connection id; whatever it does about that is done once for each batch, in `sett
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Protocol
 
@@ -71,6 +71,9 @@ class DatagramPort(Protocol):
 
     def send(self, data: memoryview, segment: int, address: Address) -> bool:
         """Send `data`, cut every `segment` bytes; False if the system takes no more now."""
+
+    def socket_figures(self) -> Mapping[str, int | str]:
+        """What the kernel has granted to the socket."""
 
     def touched(self, link: UdpLink) -> None:
         """Call `link.settle` when the batch that is being received has ended."""
@@ -156,6 +159,7 @@ class UdpLink:
     def stats(self) -> DatagramStats:
         stats = DatagramStats(self._bytes_sent, self._bytes_received, self._datagrams_sent)
         stats.session_id = f"{self.local_id:016x}"
+        stats.socket = self._port.socket_figures()
         if self.connection is not None:
             connection_stats(stats, self.connection)
         return stats

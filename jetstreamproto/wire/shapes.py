@@ -173,15 +173,23 @@ class InlineVectorShape(ReferenceShape):
     def __init__(self, declared: Vector, element: InlineShape) -> None:
         super().__init__(declared)
         self._element = element
+        # Long columns of numbers are read and written in one call.
+        self._code = element.slot.format[1:] if type(element) is ScalarShape else ""
 
     def load(self, reader: Reader, at: int, depth: int) -> tuple[Any, ...]:
         element = self._element
         start, end = reader.vector(at, element.size, element.align)
+        if self._code:
+            count = (end - start) // element.size
+            return struct.unpack(f"<{count}{self._code}", reader.view[start:end])
         items = element.slot.iter_unpack(reader.view[start:end])
         return tuple(element.build(scalars, 0) for scalars in items)
 
     def store(self, writer: Writer, value: Sequence[Any], depth: int) -> int:
         position = writer.vector(len(value), self._element.align)
+        if self._code:
+            writer.append(struct.pack(f"<{len(value)}{self._code}", *value))
+            return position
         pieces = []
         for item in value:
             scalars: list[Any] = []

@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from tests.benchmarks.runner import OURS, Results, machine, note
 from tests.benchmarks.table import Column, compare
 
-OPTIONAL = frozenset({"aioquic"})
-"""Contenders that need a package of their name, which need not be there."""
+OPTIONAL = {"aioquic": "aioquic", "grpc": "grpcio"}
+"""Contenders that need a module of their name, which need not be there, and its package."""
 
 
 def parser(
@@ -35,7 +35,7 @@ def contenders(options: argparse.Namespace) -> list[str]:
     """Ours, and those of the peers asked for that can run here."""
     missing = [name for name in options.peers if name in OPTIONAL and find_spec(name) is None]
     for name in missing:
-        note(f"{name} is skipped: the package is not installed (pip install {name})")
+        note(f"{name} is skipped: the package is not installed (pip install {OPTIONAL[name]})")
     return [OURS, *(name for name in options.peers if name not in missing)]
 
 

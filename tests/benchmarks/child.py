@@ -102,7 +102,10 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent sees to that
     _raise_file_limit()
     contender = job.module()
-    getattr(contender, "install_reactor", epollreactor.install)()
+    if job.reactor:
+        import_module("tests.benchmarks.contenders.reactors").install(job.reactor)
+    else:
+        getattr(contender, "install_reactor", epollreactor.install)()
     from twisted.internet import reactor
 
     parent = Parent(reactor)

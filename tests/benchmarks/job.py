@@ -14,7 +14,7 @@ class Job:
 
     `contender` and `task` name a module of `contenders` (or a variant, as in `udp-1472`) and a
     function in it; `deadline` is when the child ends itself, `profile` a file for its cProfile
-    statistics or its samples.
+    statistics or its samples, `reactor` one of `contenders.reactors` if it is not the usual.
     """
 
     contender: str
@@ -28,6 +28,7 @@ class Job:
     deadline: float = 60.0
     profile: str = ""
     sampled: bool = False
+    reactor: str = ""
 
     def module(self) -> Any:
         """The contender's module."""

@@ -26,7 +26,7 @@ from tests.benchmarks.job import Job
 
 OURS = "jetstream"
 
-_ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 _GRACE = 5.0  # seconds for a child to end once it was told to
 
 Figures = dict[str, float]
@@ -45,7 +45,7 @@ class Child:
         self._buffer = b""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.benchmarks.child", job.to_json()],
-            cwd=_ROOT,
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

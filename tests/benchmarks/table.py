@@ -27,7 +27,10 @@ NAMES = {
     "tls": "Twisted TLS 1.3",
     "tcp": "Twisted TCP, plain",
     "amp": "Twisted AMP, plain",
+    "grpc": "grpcio aio, plain",
     "int32": "Int32StringReceiver, plain",
+    "redis": "redis, redis-py",
+    "redis-always": "redis, redis-py, appendfsync always",
     "udp": "JetStreamProto, UDP",
     "udp-1472": "JetStreamProto, UDP, 1472",
     "udp-fec": "JetStreamProto, UDP, FEC 10+2",
@@ -40,6 +43,11 @@ NAMES = {
     "tcp-cubic": "TCP, plain, cubic",
     "udp-adaptive": "JetStreamProto, UDP, FEC adaptive",
     "udp-off": "JetStreamProto, UDP, FEC off",
+    "uring": "jetstream-uring",
+    "epoll": "Twisted epollreactor",
+    "eager": "the same, writing eagerly",
+    "tuned": "jetstream-epoll",
+    "uvloop": "asyncioreactor on uvloop",
 }
 
 
@@ -63,7 +71,7 @@ def compare(results: Results, case: str, columns: Sequence[Column]) -> str:
         head += [column.title, *_titles(column)]
     rows = [head]
     for contender in results.contenders(case):
-        row = [NAMES[contender]]
+        row = [NAMES.get(contender, contender)]
         for column in columns:
             if not results.has(case, contender, column.metric):
                 row += ["", *("" for _ in _titles(column))]

@@ -12,6 +12,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from jetstreamproto.services.files import messages as files
+from jetstreamproto.services.tunnel.messages import REPLY, REQUEST, Purpose, Reply, Request
 from jetstreamproto.wire.codec import Codec
 from jetstreamproto.wire.packet import Flag, Kind, encode_head, split_packets
 from jetstreamproto.wire.session_messages import HELLO, OPEN, Hello, Mode, Open
@@ -138,6 +140,22 @@ class FlatcTests(unittest.TestCase):
         self.check(schema, "jetstream.Hello", HELLO, hello)
         self.check(schema, "jetstream.Hello", HELLO, hello._replace(username=None, password=None))
         self.check(schema, "jetstream.Open", OPEN, Open("echo", Mode.EXPIRING, 7, 1500, True))
+
+    def test_the_tunnels_messages(self) -> None:
+        schema = schema_text("tunnel.fbs")
+        request = Request(Purpose.ACCEPTED, "::1", 65535, (1 << 32) - 1)
+        self.check(schema, "jetstream.Request", REQUEST, request)
+        self.check(schema, "jetstream.Reply", REPLY, Reply("127.0.0.1", 0))
+
+    def test_the_messages_about_files(self) -> None:
+        schema = schema_text("files.fbs")
+        file = files.File("a/b", 1 << 40, True, -5, 0o640, files.Overwrite.NEVER, True)
+        self.check(schema, "jetstream.files.File", files.FILE, file)
+        have = files.Have(files.Verdict.SEND, 1 << 18, bytes(range(64)))
+        self.check(schema, "jetstream.files.Have", files.HAVE, have)
+        entry = files.Entry("x", files.EntryKind.LINK, 7, 1 << 62, 0o777)
+        entries = files.Entries((entry, entry._replace(path="y")), 3)
+        self.check(schema, "jetstream.files.Entries", files.ENTRIES, entries)
 
     def test_it_reads_our_packets(self) -> None:
         data = encode_head((1 << 64) - 1, 5, Kind.RESET, Flag.MORE, 404, 5) + b"bytes"

@@ -56,7 +56,8 @@ if options.get("udp"):
     sockets = open_listeners(["127.0.0.1"], 0)
     port = sockets.port
     sockets.close()
-    reactor.listenTCP(port, factory, interface="127.0.0.1")
+    if not options.get("no_tcp"):
+        reactor.listenTCP(port, factory, interface="127.0.0.1")
     listen_udp(reactor, port, factory, interface="127.0.0.1", quic=True)
 else:
     port = reactor.listenTCP(0, factory, interface="127.0.0.1").getHost().port

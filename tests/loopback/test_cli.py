@@ -120,12 +120,18 @@ class BenchTests(CliCase):
         report: dict[str, Any] = json.loads(out)
         return report
 
+    def test_the_link_tells_what_the_socket_was_granted(self) -> None:
+        report = self.bench("--mode", "bulk", "--bytes", "1MB", "--profile", "low-latency")
+        found = report["link"]["socket"]
+        self.assertEqual((found["profile"], found["TCP_NODELAY"]), ("low-latency", 1))
+        self.assertGreater(found["SO_RCVBUF"], 0)
+
     def test_bulk(self) -> None:
         for direction in ("up", "down"):
             report = self.bench("--mode", "bulk", "--bytes", "10MB", "--direction", direction)
             self.assertEqual(
                 list(report),
-                ["MB_per_s", "Mbit_per_s", "bytes", "seconds", "direction", "transport"],
+                ["MB_per_s", "Mbit_per_s", "bytes", "seconds", "direction", "transport", "link"],
             )
             self.assertEqual((report["bytes"], report["direction"]), (10_000_000, direction))
             rate = 10 / report["seconds"]  # which is rounded to a microsecond

@@ -38,17 +38,16 @@ class ListenersTests(unittest.TestCase):
 
     def test_a_free_port_is_free_on_all_of_them(self) -> None:
         (taken,) = self.listen("127.0.0.2")
-        create = socket.create_server
         tried = False
 
-        def first_the_taken_one(address: tuple[str, int], **options: object) -> socket.socket:
+        def first_the_taken_one(handle: socket.socket, address: tuple[str, int]) -> None:
             nonlocal tried
             host, port = address
             if port == 0 and not tried:
                 tried, port = True, taken
-            return create((host, port), **options)  # type: ignore[arg-type]
+            super(socket.socket, handle).bind((host, port))
 
-        with mock.patch("socket.create_server", first_the_taken_one):
+        with mock.patch.object(socket.socket, "bind", first_the_taken_one):
             ports = self.listen("127.0.0.1", "127.0.0.2")
         self.assertTrue(tried)
         self.assertNotIn(taken, ports)
@@ -68,7 +67,7 @@ class ListenersTests(unittest.TestCase):
     def test_what_the_system_forbids_is_told_in_its_words(self) -> None:
         refusal = OSError(errno.EACCES, "Permission denied (while doing this and that)")
         with (
-            mock.patch("socket.create_server", side_effect=refusal),
+            mock.patch.object(socket.socket, "bind", side_effect=refusal),
             self.assertRaisesRegex(
                 ConfigurationError, r"^127.0.0.1:80 \(tcp\): Permission denied$"
             ),
@@ -112,15 +111,16 @@ class DatagramTests(ListenersTests):
 
     def test_a_free_port_is_free_over_both_transports(self) -> None:
         taken = self.open("127.0.0.1", transports=(UDP,)).port
-        create = socket.create_server
         tried = []
 
-        def first_the_taken_one(address: tuple[str, int], **options: object) -> socket.socket:
-            tried.append(address)
+        def first_the_taken_one(handle: socket.socket, address: tuple[str, int]) -> None:
             host, port = address
-            return create((host, port if len(tried) > 1 else taken), **options)  # type: ignore[arg-type]
+            if handle.type == socket.SOCK_STREAM:
+                tried.append(address)
+                port = port if len(tried) > 1 else taken
+            super(socket.socket, handle).bind((host, port))
 
-        with mock.patch("socket.create_server", first_the_taken_one):
+        with mock.patch.object(socket.socket, "bind", first_the_taken_one):
             ports = self.listen("127.0.0.1")
         self.assertEqual(len(tried), 2)
         self.assertNotIn(taken, ports)

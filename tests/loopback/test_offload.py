@@ -14,6 +14,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import DatagramProtocol
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from jetstreamproto.sockets.figures import datagram_figures
 from jetstreamproto.sockets.offload import BatchingPort, adopt_datagrams, listen_datagrams
 
 DEADLINE = 20.0
@@ -377,13 +378,18 @@ class LifeTests(Case):
     def test_buffers_are_as_large_as_the_kernel_grants(self) -> None:
         self.start()
         port = self.listen(Receiver(), receive_buffer=1 << 20, send_buffer=1 << 19)
-        for kind, granted, asked in (
-            (socket.SO_RCVBUF, port.receive_buffer, 1 << 20),
-            (socket.SO_SNDBUF, port.send_buffer, 1 << 19),
+        settings = {setting.option: setting for setting in port.settings}
+        for kind, name, asked in (
+            (socket.SO_RCVBUF, "SO_RCVBUF", 1 << 20),
+            (socket.SO_SNDBUF, "SO_SNDBUF", 1 << 19),
         ):
+            granted = settings[name].granted
             self.assertEqual(port.socket.getsockopt(socket.SOL_SOCKET, kind), 2 * granted)
             self.assertGreater(granted, 0)
             self.assertTrue(granted <= asked or granted < 1 << 22)
+            self.assertEqual(datagram_figures(port)[name], granted)
+        self.assertEqual(datagram_figures(port)["profile"], "default")
+        self.assertEqual(datagram_figures(object()), {})
 
     def test_what_the_buffer_does_not_hold_is_a_loss(self) -> None:
         self.start()

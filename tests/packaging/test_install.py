@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tempfile
 import unittest
@@ -35,9 +36,10 @@ print(plugin.__file__)
 """
 
 
-def run(*command: str | Path, cwd: Path) -> str:
+def run(*command: str | Path, cwd: Path, **variables: str) -> str:
     """What the command printed; if it fails, that is the failure."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= variables
     done = subprocess.run(
         command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
@@ -159,7 +161,8 @@ class ContentTests(unittest.TestCase):
             names = {name.partition("/")[2] for name in sdist.getnames()}
         for name in [
             *SCHEMAS, PLUGIN, ".ci/run", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "NOTICE",
-            "conf/jetstream.service", "pyproject.toml", "setup.cfg", "tests/packaging/__init__.py",
+            "conf/jetstream.service", "jetstreamproto/reactors/_uring.c", "pyproject.toml",
+            "setup.cfg", "setup.py", "tests/packaging/__init__.py",
         ]:  # fmt: skip
             with self.subTest(name):
                 self.assertIn(name, names)
@@ -193,3 +196,32 @@ class InstallTests(unittest.TestCase):
         folder = Path(shutil.copytree(checkout(), workshop() / "edited"))
         python = environment_with(folder, "--editable")
         self.check(python, folder)
+
+
+def extensions(wheel: Path) -> list[str]:
+    with zipfile.ZipFile(wheel) as opened:
+        return [name for name in opened.namelist() if name.endswith(".so")]
+
+
+@unittest.skipUnless(sys.platform == "linux", "there is no extension but for Linux")
+class ExtensionTests(unittest.TestCase):
+    def test_it_is_built_where_there_is_a_compiler(self) -> None:
+        if not can_compile():
+            self.skipTest("a C compiler and Python's headers are needed")
+        # One for every Python from 3.11 on.
+        self.assertEqual(extensions(built()[1]), ["jetstreamproto/reactors/_uring.abi3.so"])
+        self.assertIn("-cp311-abi3-linux", built()[1].name)
+
+    def test_it_is_left_out_where_there_is_none(self) -> None:
+        folder = workshop() / "without"
+        pip = sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", folder
+        said = run(*pip, "-v", built()[0], cwd=workshop(), CC="/bin/false")
+        [wheel] = folder.glob("*.whl")
+        self.assertEqual(extensions(wheel), [])
+        self.assertIn('building extension "jetstreamproto.reactors._uring" failed', said)
+
+
+def can_compile() -> bool:
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
+    return headers.exists() and shutil.which(os.environ.get("CC", compiler)) is not None

@@ -7,7 +7,7 @@ import unittest
 from twisted.internet.interfaces import IAddress
 from zope.interface.verify import verifyObject
 
-from jetstreamproto.address import JetStreamAddress, split_host_port, transport_name
+from jetstreamproto.address import JetStreamAddress, split_host_port
 from tests.doubles import FakeLink
 
 
@@ -32,6 +32,7 @@ class AddressTests(unittest.TestCase):
                 self.assertEqual(split_host_port(text), expected)
 
     def test_the_name_of_a_transport(self) -> None:
+        from jetstreamproto.transports.link import transport_name
         from jetstreamproto.transports.tcp import TcpLink
         from jetstreamproto.transports.udp import UdpLink
 

@@ -117,6 +117,18 @@ class ReconnectingTests(ClientCase):
         inbox.channel.send(b"hello")
         self.assertEqual(self.pair.run(inbox.get()), b"hello")
 
+    def test_sessions_may_be_made_by_a_function(self) -> None:
+        client = ReconnectingClient(
+            lambda: Deferred.fromCoroutine(_connect(self.endpoint, self.factory)),
+            retry_policy=lambda failures: 2.0**failures,
+            clock=self.pair.clock,
+        )
+        client.startService()
+        self.addCleanup(self.stop, client)
+        first = self.pair.run(client.when_connected())
+        self.endpoint.transports[-1].lose(ConnectionLost())
+        self.assertIsNot(self.pair.run(client.when_connected()), first)
+
     def test_it_connects_again_after_a_cut(self) -> None:
         client = self.start()
         first = self.pair.run(client.when_connected())

@@ -59,15 +59,19 @@ def format_line(event: LogEvent) -> str | None:
 
 def main(arguments: list[str]) -> None:
     """Serve until a signal comes."""
+    from jetstreamproto.server.workers.part import WorkerPart
+
     described, reactor_name, *options = arguments
+    part = WorkerPart.inherit(described)
     # Ctrl-C reaches every process of a terminal; what it means is the supervisor's to say
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if part.is_backend:  # it outlives the workers, also when all of them get a signal
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # and the reactor shall leave it so
     if reactor_name:
         installReactor(reactor_name)
     from twisted.internet import reactor
 
     from jetstreamproto.server.tap import Options, make_worker
-    from jetstreamproto.server.workers.part import WorkerPart
     from jetstreamproto.server.workers.supervisor import SERVING
 
     globalLogBeginner.beginLoggingTo(
@@ -75,13 +79,13 @@ def main(arguments: list[str]) -> None:
     )
     parsed = Options()
     parsed.parseOptions(options)
-    service = make_worker(parsed, WorkerPart.inherit(described))
+    service = make_worker(parsed, part)
     running: Any = reactor
     running.addSystemEventTrigger("before", "shutdown", service.stopService)
     running.addReader(SupervisorWatch(running))
     service.startService()
     running.callWhenRunning(print, SERVING, flush=True)
-    running.run()
+    running.run(installSignalHandlers=not part.is_backend)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from jetstreamproto.server.signals import StopSignals
-from jetstreamproto.server.workers.part import WorkerPart
+from jetstreamproto.server.workers.part import WorkerPart, open_backend
 
 _log = Logger(namespace="jetstream")
 
@@ -33,8 +35,8 @@ _STABLE = 60.0
 _LATE = 5.0
 """What a worker has beyond its time to drain before it is killed."""
 
-Command = Callable[[WorkerPart], Sequence[str]]
-"""The command line of a worker, without the program."""
+Command = Callable[[str], Sequence[str]]
+"""The command line of a worker, without the program, from what describes its part."""
 
 
 def restart_delay(failures: int) -> float:
@@ -58,6 +60,11 @@ class Supervisor(Service):
         reactor: Any = None,
     ) -> None:
         self.workers = [Worker(self, part, command) for part in parts]
+        self.backend: Worker | None = None
+        """Starts first and stops last."""
+        self._command = command
+        self.stopping = False
+        self._folder = ""
         self._announcement = announcement
         self._drain_timeout = drain_timeout
         self._given = reactor
@@ -83,34 +90,49 @@ class Supervisor(Service):
     def start(self) -> None:
         """Start the workers."""
         StopSignals(self.reactor, self.hurry).install()
-        for worker in self.workers:
-            worker.start()
+        self._folder = tempfile.mkdtemp(prefix="jetstream-")  # for this user alone
+        part, path = open_backend(self._folder, len(self.workers))
+        self.backend = Worker(self, part, self._command)
+        for worker in (self.backend, *self.workers):
+            worker.start(path)
 
     def stop(self) -> Deferred[Any]:
         """Have the workers drain; fires when they have all ended."""
-        return DeferredList([worker.stop(self._drain_timeout) for worker in self.workers])
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        self.stopping = True
+        await DeferredList([worker.stop(self._drain_timeout) for worker in self.workers])
+        if self.backend is not None:
+            await self.backend.stop(self._drain_timeout)
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def hurry(self) -> None:
         """Have the workers drop the sessions that are left."""
-        for worker in self.workers:
+        for worker in self._everybody:
             worker.signal("TERM")
+
+    @property
+    def _everybody(self) -> list[Worker]:
+        return [*self.workers, *([self.backend] if self.backend is not None else [])]
 
     def worker_serves(self) -> None:
         """One more serves."""
-        if not self._announced and all(worker.serving for worker in self.workers):
+        if not self._announced and all(worker.serving for worker in self._everybody):
             self._announced = True
             for line in self._announcement:
                 _log.info("{line}", line=line)
 
 
 class Worker:
-    """One worker, whichever process it is just now."""
+    """One worker or the backend, whichever process it is just now."""
 
     def __init__(self, supervisor: Supervisor, part: WorkerPart, command: Command) -> None:
         self.part = part
         self.serving = False
         self._supervisor = supervisor
         self._command = command
+        self._backend = ""
         self._process: Any = None
         self._started_at = 0.0
         self._failures = 0  # in a row
@@ -123,17 +145,22 @@ class Worker:
         pid: int | None = self._process.pid if self._process is not None else None
         return pid
 
-    def start(self) -> None:
-        """Start the process."""
+    def start(self, backend: str) -> None:
+        """Start the process, and tell it where the backend listens."""
+        self._backend = backend
+        self._start()
+
+    def _start(self) -> None:
         self._restarting = None
         reactor = self._supervisor.reactor
         self._started_at = reactor.seconds()
-        arguments = [sys.executable, "-m", PROCESS, *self._command(self.part)]
+        described = self.part.describe(self._backend)
+        arguments = [sys.executable, "-m", PROCESS, *self._command(described)]
         descriptors: dict[int, int | str] = {0: "w", 1: "r", 2: "r", **self.part.descriptors()}
         self._process = reactor.spawnProcess(
             _Output(self), sys.executable, arguments, os.environ, childFDs=descriptors
         )
-        _log.info("worker {n} is process {pid}", n=self.part.number, pid=self.pid)
+        _log.info("{name} is process {pid}", name=self.part.name, pid=self.pid)
 
     def signal(self, name: str) -> None:
         """Send the process a signal, if there is one."""
@@ -154,7 +181,10 @@ class Worker:
             ended.callback(None)
             return ended
         self._ended = ended
-        self.signal("TERM")
+        if self.part.is_backend:
+            self._process.closeStdin()  # it takes no signals: others may send them to all of us
+        else:
+            self.signal("TERM")
         kill = self._supervisor.reactor.callLater(2 * within + _LATE, self.signal, "KILL")
         return ended.addBoth(lambda _: kill.cancel() if kill.active() else None)
 
@@ -164,7 +194,7 @@ class Worker:
             self.serving = True
             self._supervisor.worker_serves()
         else:
-            _log.info("worker {n}: {line}", n=self.part.number, line=line)
+            _log.info("{name}: {line}", name=self.part.name, line=line)
 
     def ended(self, reason: Failure) -> None:
         """The process is gone."""
@@ -174,17 +204,19 @@ class Worker:
             ended, self._ended = self._ended, None
             ended.callback(None)
             return
+        if self._supervisor.stopping:
+            return
         reactor = self._supervisor.reactor
         lived = reactor.seconds() - self._started_at
         self._failures = 1 if lived >= _STABLE else self._failures + 1
         delay = restart_delay(self._failures)
         _log.error(
-            "worker {n} ended ({how}); it starts again in {delay:g} s",
-            n=self.part.number,
+            "{name} ended ({how}); it starts again in {delay:g} s",
+            name=self.part.name,
             how="exit status 0" if reason.check(ProcessDone) else reason.getErrorMessage(),
             delay=delay,
         )
-        self._restarting = reactor.callLater(delay, self.start)
+        self._restarting = reactor.callLater(delay, self._start)
 
 
 class _Output(ProcessProtocol):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from jetstreamproto.datagram import connect_udp, listen_udp
+from jetstreamproto.client import connect_udp
+from jetstreamproto.datagram import listen_udp
 from jetstreamproto.reliability.settings import DatagramSettings
 from jetstreamproto.session.session import Session
 from tests.benchmarks.blocks import bulk_figures

@@ -5,13 +5,27 @@ from typing import Any
 
 import click
 
-from jetstreamproto.cli.options import TCP, UDP, ConnectionOptions
+from jetstreamproto.cli.options import TCP, UDP, ConnectionOptions, connection_options
 from jetstreamproto.cli.target import Target
 from jetstreamproto.reliability.settings import DEFAULT_DATAGRAM_SETTINGS, DatagramSettings
 
 
 def options(**values: Any) -> ConnectionOptions:
     return ConnectionOptions(Target("host"), **values)
+
+
+class BulkTests(unittest.TestCase):
+    def test_it_is_up_to_the_command(self) -> None:
+        given: list[Any] = []
+
+        @click.command()
+        @connection_options
+        @click.option("--bulk", is_flag=True)
+        def move(options: ConnectionOptions, bulk: bool) -> None:
+            given.extend((options.bulk, bulk, options.transport))
+
+        move.main(["host", "--bulk"], standalone_mode=False)
+        self.assertEqual(given, [False, True, "auto"])
 
 
 class DatagramOptionsTests(unittest.TestCase):

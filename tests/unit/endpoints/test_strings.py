@@ -71,10 +71,10 @@ class ClientStringTests(StringTestCase):
     def test_everything(self) -> None:
         endpoint = self.client(
             f"jetstream:host=server.example:port=9000:transport=udp:pin={ESCAPED}:service=web"
-            f":stateDir={self.folder}:timeout=2.5:fec=10+2:congestion=cubic:mtu=1400"
+            f":stateDir={self.folder}:timeout=2.5:fec=10+2:congestion=cubic:mtu=1400:bulk=yes"
         )
         target = endpoint.target
-        self.assertEqual((target.transport, target.pins), ("udp", (PIN,)))
+        self.assertEqual((target.transport, target.bulk, target.pins), ("udp", True, (PIN,)))
         self.assertEqual((endpoint.service, endpoint.timeout), ("web", 2.5))
         self.assertEqual(target.state_dir, self.folder)
         datagrams = target.datagrams

@@ -34,7 +34,7 @@ class ServerConfigTests(unittest.TestCase):
         self.assertIsNone(config.client_trust())
 
     def test_every_setting_has_a_kind_and_an_explanation(self) -> None:
-        names = {field.name for field in attrs.fields(ServerConfig)} - {"auth", "allow"}
+        names = {field.name for field in attrs.fields(ServerConfig)} - {"auth", "allow", "profiles"}
         self.assertEqual(set(KINDS), names)
         self.assertEqual(set(EXPLANATIONS), names)
 

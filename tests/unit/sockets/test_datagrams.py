@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import socket
 from typing import Any
 from unittest import TestCase, mock
@@ -13,32 +12,12 @@ from jetstreamproto.sockets.datagrams import (
     DatagramOptions,
     can_split_datagrams,
     forbid_fragments,
-    grow_buffer,
     join_datagrams,
     plain_address,
     queue_errors,
 )
-from tests.unit.sockets.kernel_socket import KernelSocket, failure
-
-
-class BufferSocket(KernelSocket):
-    """Grants up to `limit` bytes, and anything to who may force it."""
-
-    def __init__(self, limit: int, privileged: bool, now: int) -> None:
-        super().__init__()
-        self.limit = limit
-        self.privileged = privileged
-        self.size = 2 * now
-        self.asked: list[int] = []
-
-    def setsockopt(self, level: int, name: int, value: int) -> None:
-        self.asked.append(name)
-        if name in (32, 33) and not self.privileged:
-            raise failure(errno.EPERM)
-        self.size = 2 * (value if name in (32, 33) else min(value, self.limit))
-
-    def getsockopt(self, level: int, name: int) -> int:
-        return self.size
+from jetstreamproto.sockets.options import Outcome
+from tests.unit.sockets.kernel_socket import KernelSocket
 
 
 class DatagramTests(TestCase):
@@ -84,22 +63,13 @@ class DatagramTests(TestCase):
                 self.assertFalse(ask(handle))
         self.assertEqual(handle.options, {})
 
-    def test_buffers_beyond_the_limit_for_who_may(self) -> None:
-        for kind, force in ((socket.SO_RCVBUF, 33), (socket.SO_SNDBUF, 32)):
-            handle: Any = BufferSocket(1000, True, now=200)
-            self.assertEqual(grow_buffer(handle, kind, 5000), 5000)
-            self.assertEqual(handle.asked, [force])
-
-    def test_buffers_up_to_the_limit_for_others(self) -> None:
-        for kind, force in ((socket.SO_RCVBUF, 33), (socket.SO_SNDBUF, 32)):
-            handle: Any = BufferSocket(1000, False, now=200)
-            self.assertEqual(grow_buffer(handle, kind, 5000), 1000)
-            self.assertEqual(handle.asked, [force, kind])
-
-    def test_a_buffer_is_never_made_smaller(self) -> None:
-        handle: Any = BufferSocket(1000, True, now=6000)
-        self.assertEqual(grow_buffer(handle, socket.SO_RCVBUF, 5000), 6000)
-        self.assertEqual(handle.asked, [])
+    def test_what_became_of_the_path_options_is_told(self) -> None:
+        granted = datagrams.prepare_datagrams(self.handle())
+        self.assertEqual([str(one) for one in granted], ["IP_MTU_DISCOVER 3", "IP_RECVERR 1"])
+        handle = self.handle()
+        handle.unknown = {(0, 10), (0, 11)}
+        outcomes = [one.outcome for one in datagrams.prepare_datagrams(handle)]
+        self.assertEqual(outcomes, [Outcome.ABSENT] * 2)
 
     def test_addresses(self) -> None:
         self.assertEqual(plain_address(("192.0.2.1", 1)), ("192.0.2.1", 1))
@@ -109,4 +79,4 @@ class DatagramTests(TestCase):
     def test_options_are_checked(self) -> None:
         for name in ("receive_buffer", "send_buffer", "max_packet_size"):
             with self.assertRaisesRegex(ConfigurationError, name):
-                DatagramOptions(**{name: 0})
+                DatagramOptions(**{name: -1})

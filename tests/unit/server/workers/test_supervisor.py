@@ -16,7 +16,12 @@ class Part:
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self.name = f"worker {number}"
+        self.is_backend = False
         self.closed = False
+
+    def describe(self, backend: str) -> str:
+        return f"part {self.number}"
 
     def descriptors(self) -> dict[int, int]:
         return {3: 40 + self.number}
@@ -36,6 +41,9 @@ class Process:
         if self.over:
             raise ProcessExitedAlready
         self.signals.append(name)
+
+    def closeStdin(self) -> None:
+        self.signals.append("end of input")
 
     def say(self, data: bytes, descriptor: int = 1) -> None:
         self.protocol.childDataReceived(descriptor, data)
@@ -73,9 +81,18 @@ class SupervisorTests(unittest.TestCase):
         self.addCleanup(globalLogPublisher.removeObserver, self._log)
         parts: Any = self.parts
         self.supervisor = Supervisor(
-            parts, lambda part: [f"part {part.number}"], ["here we are"], 10.0, self.machine
+            parts, lambda described: [described, "more"], ["here we are"], 10.0, self.machine
         )
         self.supervisor.startService()
+        self.backend = self.machine.processes.pop(0)
+        self.addCleanup(self.end)
+
+    def end(self) -> None:
+        """Have the folder of the backend's socket removed."""
+        self.supervisor.stopService()
+        for process in (*self.machine.processes, self.backend):
+            if not process.over:
+                process.end()
 
     def _log(self, event: Any) -> None:
         if event.get("log_namespace") == "jetstream":
@@ -83,11 +100,11 @@ class SupervisorTests(unittest.TestCase):
 
     def test_each_worker_has_its_part(self) -> None:
         first, second = self.machine.processes
-        self.assertEqual(first.arguments[1:], ["-m", PROCESS, "part 0"])
+        self.assertEqual(first.arguments[1:], ["-m", PROCESS, "part 0", "more"])
         self.assertEqual(second.descriptors, {0: "w", 1: "r", 2: "r", 3: 41})
 
     def test_the_announcement_waits_for_all(self) -> None:
-        for process in self.machine.processes:
+        for process in (self.backend, *self.machine.processes):
             self.assertNotIn("here we are", self.lines)
             process.say(SERVING.encode() + b"\n")
         self.assertEqual(self.lines.count("here we are"), 1)
@@ -131,9 +148,11 @@ class SupervisorTests(unittest.TestCase):
         self.assertTrue(all(part.closed for part in self.parts))
         first, second = self.machine.processes
         self.assertEqual((first.signals, second.signals), (["TERM"], ["TERM"]))
+        self.assertEqual(self.backend.signals, [])  # the others' sessions end first
         first.end()
-        self.assertFalse(stopped)
         second.end(9)
+        self.assertEqual((self.backend.signals, stopped), (["end of input"], []))
+        self.backend.end()
         self.assertTrue(stopped)
         self.assertEqual(self.machine.getDelayedCalls(), [])
         self.assertEqual(len(self.machine.processes), 2)
@@ -144,11 +163,22 @@ class SupervisorTests(unittest.TestCase):
         self.machine.advance(26)
         self.assertEqual(self.machine.processes[0].signals, ["TERM", "TERM", "KILL"])
 
+    def test_one_that_ends_by_itself_while_others_stop(self) -> None:
+        stopped: list[Any] = []
+        self.supervisor.stopService().addCallback(stopped.append)
+        self.backend.end(15)
+        for process in self.machine.processes:
+            process.end()
+        self.assertTrue(stopped)
+        self.machine.advance(100)
+        self.assertEqual(len(self.machine.processes), 2)
+
     def test_stopping_while_one_is_away(self) -> None:
         self.machine.processes[0].end(11)
         stopped: list[Any] = []
         self.supervisor.stopService().addCallback(stopped.append)
         self.machine.processes[1].end()
+        self.backend.end()
         self.assertTrue(stopped)
         self.machine.advance(100)
         self.assertEqual(len(self.machine.processes), 2)

@@ -1,0 +1,1 @@
+"""Events: topics, live fan-out, durable streams and consumers (docs/events.md)."""

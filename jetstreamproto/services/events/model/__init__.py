@@ -1,0 +1,1 @@
+"""The rules of events, without I/O: topics, limits, streams, and what consumers have to get."""

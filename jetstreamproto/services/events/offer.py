@@ -1,0 +1,75 @@
+"""The events of a server: a database in the data folder, and the service over it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from jetstreamproto.errors import ConfigurationError
+from jetstreamproto.services.events.broker import EventBroker
+from jetstreamproto.services.events.journal import Journal
+from jetstreamproto.services.events.messages import EVENTS
+from jetstreamproto.services.events.model.limits import DEFAULT_LIMITS, EventLimits
+from jetstreamproto.services.events.service import event_service
+from jetstreamproto.services.events.store import EventReader, EventStore, open_database
+from jetstreamproto.services.offer import Offer, Permissions
+
+DATABASE = "events.sqlite"
+
+
+class EventOffer(Offer):
+    """Offers `events`. `broker` is there from `start` on, for other services of the process."""
+
+    single = True
+
+    def __init__(
+        self, folder: Path, permissions: Permissions, limits: EventLimits = DEFAULT_LIMITS
+    ) -> None:
+        super().__init__({EVENTS: event_service(lambda: self.broker, permissions)})
+        self.broker: EventBroker
+        self._folder = folder
+        self._limits = limits
+        self._lock: int | None = None
+
+    def start(self, reactor: Any) -> None:
+        """Open the database. Raises `ConfigurationError`, also if another server has it."""
+        path = self._folder / DATABASE
+        self._lock = lock_folder(self._folder)
+        open_database(path)
+        journal = Journal(EventStore(path, self._limits.publishers), reactor.callFromThread)
+        journal.start()
+        self.broker = EventBroker(
+            journal, EventReader(path), reactor, lambda: time.time_ns() // 1000, self._limits
+        )
+
+    def stop(self) -> Deferred[None] | None:
+        """Fires when everything is on disk."""
+        if self._lock is None:
+            return None
+
+        def unlock(_: None) -> None:
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
+
+        return self.broker.stop().addCallback(unlock)
+
+
+def lock_folder(folder: Path) -> int:
+    """The descriptor of the lock on the folder's events, which closing it gives back."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(folder / "events.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigurationError(f"--data-dir: {folder}: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise ConfigurationError(f"--data-dir: {folder} is used by another server") from error
+    return lock

@@ -1,0 +1,146 @@
+"""`FileClient`: files and folders of a server, for applications."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+
+from jetstreamproto.errors import SessionClosed
+from jetstreamproto.services.files.asking import (
+    Asking,
+    Contents,
+    Download,
+    FolderMaking,
+    ListingOf,
+    Plan,
+    Progress,
+    Transfer,
+    Upload,
+)
+from jetstreamproto.services.files.conversation import FILES, Worker
+from jetstreamproto.services.files.folder import Folder, open_file
+from jetstreamproto.services.files.messages import FOLDER, LIST, List, MakeFolder
+from jetstreamproto.services.files.model import Overwrite, Parts
+from jetstreamproto.services.files.reader import Reader
+from jetstreamproto.services.files.target import FileTarget, StreamTarget
+from jetstreamproto.session.session import Session
+from jetstreamproto.wire.session_messages import Mode
+
+T = TypeVar("T")
+
+_BULK = 6
+"""The urgency of the channels: what others send goes first."""
+
+
+def in_thread(call: Callable[[], T]) -> Deferred[T]:
+    """A worker: runs `call` in a thread of the reactor's pool."""
+    return deferToThread(call)
+
+
+class FileClient:
+    """The service `files` of the peer of `session`.
+
+    What blocks is done in threads of the reactor's pool, or as `in_worker` says. Every method gives
+    a Deferred, which fails with `FileError`, with `NotAllowed` or `ServiceNotFound`, or with what
+    has broken the session; cancelling it ends the operation. A transfer that was broken off
+    goes on where it was when it is asked for again: until then the receiver has `NAME.part`.
+    """
+
+    def __init__(self, session: Session, in_worker: Worker | None = None) -> None:
+        self.in_worker: Worker = in_worker or in_thread
+        self._session = session
+
+    def send(
+        self,
+        source: Path | str,
+        path: str,
+        *,
+        overwrite: Overwrite = Overwrite.ALWAYS,
+        dry_run: bool = False,
+        limit: int = 0,
+        progress: Progress | None = None,
+    ) -> Deferred[Transfer]:
+        """Send the file `source`, to be `path` in the served folder; folders above it are made.
+
+        A file there of the same size and time is left as it is. `limit` is in bytes a second, 0 for
+        none. With `dry_run` the result says what would be done.
+        """
+        plan = Plan(path, overwrite, dry_run, limit, progress)
+        opening = self.in_worker(lambda: Reader(open_file(source, None)))
+        return opening.addCallback(lambda reader: self._send(reader, plan))
+
+    def send_stream(
+        self,
+        descriptor: int,
+        path: str,
+        *,
+        overwrite: Overwrite = Overwrite.ALWAYS,
+        limit: int = 0,
+        progress: Progress | None = None,
+    ) -> Deferred[Transfer]:
+        """Send what a pipe or the like gives until its end, at most 64 GiB."""
+        plan = Plan(path, overwrite, False, limit, progress)
+        return self._send(Reader(None, descriptor), plan)
+
+    def get(
+        self,
+        path: str,
+        destination: Path | str,
+        *,
+        overwrite: Overwrite = Overwrite.ALWAYS,
+        dry_run: bool = False,
+        limit: int = 0,
+        progress: Progress | None = None,
+    ) -> Deferred[Transfer]:
+        """Get the file `path`, to be the file `destination` here, whose folder there has to be."""
+        plan = Plan(path, overwrite, dry_run, limit, progress)
+        place = Path(destination)
+
+        def opened(folder: Folder) -> Deferred[Transfer]:
+            return self.get_into(folder, (place.name,), plan).addBoth(closed, folder)
+
+        def closed(result: T, folder: Folder) -> T:
+            folder.close()
+            return result
+
+        return self.in_worker(lambda: Folder(place.parent)).addCallback(opened)
+
+    def get_into(self, folder: Folder, parts: Parts, plan: Plan) -> Deferred[Transfer]:
+        """Get a file to a path in an open folder."""
+        target = FileTarget(folder, parts, plan.overwrite)
+        return self._run(Download(self.in_worker, target, plan))
+
+    def get_stream(
+        self, path: str, descriptor: int, *, limit: int = 0, progress: Progress | None = None
+    ) -> Deferred[Transfer]:
+        """Get the file `path`, and write it to a pipe or the like."""
+        plan = Plan(path, limit=limit, progress=progress)
+        download = Download(self.in_worker, StreamTarget(descriptor), plan)
+        return self._run(download, in_order=True)
+
+    def list(self, path: str = "", *, deep: bool = False) -> Deferred[Contents]:
+        """What is in a folder, with `deep` also in those in it; of a file, itself with path ""."""
+        return self._run(ListingOf(self.in_worker, LIST.encode(List(path, deep))), in_order=True)
+
+    def make_folder(self, path: str) -> Deferred[None]:
+        """Make a folder, and those above it, unless they are there."""
+        return self._run(FolderMaking(self.in_worker, FOLDER.encode(MakeFolder(path))))
+
+    def _send(self, reader: Reader, plan: Plan) -> Deferred[Transfer]:
+        return self._run(Upload(self.in_worker, reader, plan))
+
+    def _run(self, asking: Asking[T], *, in_order: bool = False) -> Deferred[T]:
+        """The result of an operation, whose first message travels with the OPEN."""
+        session = self._session
+        if not session.accepts_channels:
+            asking.over(SessionClosed("the session takes no new channels"))
+            return asking.finished
+        mode = Mode.UNORDERED if session.link.streams and not in_order else Mode.ORDERED
+        opening = session.open(FILES, asking, urgency=_BULK, mode=mode)
+        opening.addErrback(asking.refused)
+        asking.begin()
+        return asking.finished

@@ -1,0 +1,95 @@
+"""The server's side of key-value: what it offers, and the file behind it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.threadpool import ThreadPool
+
+from jetstreamproto.services.kv.model import KV
+from jetstreamproto.services.kv.requests import KeyValueChannel
+from jetstreamproto.services.kv.sqlite import InThread, SqliteStore
+from jetstreamproto.services.kv.store import Store
+from jetstreamproto.services.kv.watching import Watches
+from jetstreamproto.services.offer import Offer, Permissions
+from jetstreamproto.session.protocol import ChannelProtocol
+from jetstreamproto.session.session import Session
+
+FILE = "kv.sqlite"
+"""The name of the store's file in the data folder."""
+
+
+def _unix_milliseconds() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def allow_defaults(
+    session: Session, service: str, scope: str, default: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Permissions where there are no rules."""
+    return tuple(default)
+
+
+class KeyValueOffer(Offer):
+    """Key-value, kept in a file in the folder `data_dir`.
+
+    What a peer may read and write is up to `permissions`; without any it is everything, for
+    those whom the factory's `access` lets use the service. `limit` is the most that the file may
+    take, in bytes, and `now` the time in Unix milliseconds. The file is opened when the server
+    starts, or if there is none yet, made when somebody first uses the service.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        permissions: Permissions = allow_defaults,
+        limit: int = 1 << 30,
+        now: Callable[[], int] = _unix_milliseconds,
+        in_thread: InThread | None = None,
+    ) -> None:
+        super().__init__({KV: self._make})
+        self._now = now
+        self._in_thread = in_thread or self._in_own_thread
+        self._path = data_dir / FILE
+        self._permissions = permissions
+        self._limit = limit
+        self._reactor: Any = None
+        self._threads: ThreadPool | None = None
+        self._open: tuple[SqliteStore, Watches] | None = None
+
+    def start(self, reactor: Any) -> None:
+        self._reactor = reactor
+        if self._path.exists():
+            self.open_store()
+
+    def stop(self) -> Deferred[None] | None:
+        if self._open is None:
+            return None
+        closed = self._open[0].close()
+        closed.addCallback(lambda _: self._stop_thread())
+        return closed
+
+    def open_store(self) -> tuple[Store, Watches]:
+        """The store and its watches. Raises `ConfigurationError` when it cannot be opened."""
+        if self._open is None:
+            store = SqliteStore(self._path, self._reactor, self._now, self._in_thread, self._limit)
+            self._open = store, Watches(store, self._reactor)
+        return self._open
+
+    def _make(self) -> ChannelProtocol:
+        return KeyValueChannel(self.open_store, self._permissions)
+
+    def _in_own_thread(self, work: Callable[[], None]) -> Deferred[None]:
+        if self._threads is None:  # not the reactor's: slow name lookups are no concern of ours
+            self._threads = ThreadPool(1, 1, "kv")
+            self._threads.start()
+        return deferToThreadPool(self._reactor, self._threads, work)
+
+    def _stop_thread(self) -> None:
+        if self._threads is not None:
+            self._threads.stop()

@@ -1,0 +1,1 @@
+"""Remote procedure calls: methods exposed by a session's side, called by the other one."""

@@ -1,0 +1,110 @@
+"""Tests for jetstreamproto.sockets.profiles."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+from types import SimpleNamespace
+from unittest import TestCase, skipUnless
+
+from jetstreamproto.errors import ConfigurationError
+from jetstreamproto.sockets.options import ON_LINUX, Outcome, Setting
+from jetstreamproto.sockets.profiles import (
+    DEFAULT_PROFILE,
+    PROFILES,
+    Moment,
+    SocketProfile,
+    find_profile,
+    profile_of,
+)
+
+
+def apply(
+    profile: SocketProfile, moment: Moment, *, speaks_first: bool = False
+) -> dict[str, Setting]:
+    kind = socket.SOCK_DGRAM if moment is Moment.DATAGRAMS else socket.SOCK_STREAM
+    with socket.socket(socket.AF_INET, kind) as handle:
+        settings = profile.apply(handle, moment, speaks_first=speaks_first)
+    return {setting.option: setting for setting in settings}
+
+
+class ProfileTests(TestCase):
+    def test_the_default_ends_delays_and_dead_peers_and_leaves_tcp_buffers_alone(self) -> None:
+        found = apply(DEFAULT_PROFILE, Moment.CONNECTING)
+        self.assertEqual(
+            {name: setting.granted for name, setting in found.items()},
+            {
+                "TCP_NODELAY": 1,
+                "SO_KEEPALIVE": 1,
+                "TCP_KEEPIDLE": 30,
+                "TCP_KEEPINTVL": 10,
+                "TCP_KEEPCNT": 3,
+            },
+        )
+        self.assertIn("SO_RCVBUF", apply(DEFAULT_PROFILE, Moment.DATAGRAMS))
+
+    def test_the_system_profile_sets_nothing_but_reuse_of_the_address(self) -> None:
+        profile = PROFILES["system"]
+        self.assertEqual(list(apply(profile, Moment.LISTENING)), ["SO_REUSEADDR"])
+        for moment in (Moment.ADOPTED, Moment.CONNECTING, Moment.CONNECTED, Moment.DATAGRAMS):
+            self.assertEqual(apply(profile, moment), {}, moment)
+
+    @skipUnless(ON_LINUX, "only Linux lets them grow")
+    def test_bulk_starts_with_large_buffers_before_the_window_scale_is_chosen(self) -> None:
+        for moment in (Moment.LISTENING, Moment.CONNECTING):
+            found = apply(PROFILES["bulk"], moment)
+            for name in ("SO_RCVBUF", "SO_SNDBUF"):
+                self.assertEqual(found[name].asked, 4 << 20)
+        self.assertNotIn("SO_RCVBUF", apply(PROFILES["bulk"], Moment.CONNECTED))
+
+    @skipUnless(ON_LINUX, "Linux has both")
+    def test_low_latency_acknowledges_at_once_and_opens_fast(self) -> None:
+        profile = PROFILES["low-latency"]
+        self.assertIs(apply(profile, Moment.LISTENING)["TCP_FASTOPEN"].outcome, Outcome.GRANTED)
+        self.assertEqual(apply(profile, Moment.CONNECTED)["TCP_QUICKACK"].granted, 1)
+
+    @skipUnless(ON_LINUX, "Linux has it")
+    def test_only_clients_that_speak_first_open_fast(self) -> None:
+        profile = PROFILES["low-latency"]
+        self.assertNotIn("TCP_FASTOPEN_CONNECT", apply(profile, Moment.CONNECTING))
+        found = apply(profile, Moment.CONNECTING, speaks_first=True)
+        self.assertEqual(found["TCP_FASTOPEN_CONNECT"].granted, 1)
+        self.assertNotIn(
+            "TCP_FASTOPEN_CONNECT", apply(DEFAULT_PROFILE, Moment.CONNECTING, speaks_first=True)
+        )
+
+    def test_an_application_may_add_to_it(self) -> None:
+        seen: list[Moment] = []
+        profile = dataclasses.replace(
+            DEFAULT_PROFILE, also=lambda handle, moment: seen.append(moment)
+        )
+        for moment in Moment:
+            apply(profile, moment)
+        self.assertEqual(seen, list(Moment))
+
+    def test_numbers_out_of_range_are_refused(self) -> None:
+        for name, value in {
+            "receive_buffer": -1,
+            "send_buffer": (1 << 30) + 1,
+            "datagram_receive_buffer": -1,
+            "keepalive_idle": 0,
+            "keepalive_interval": 32768,
+            "keepalive_count": 128,
+            "fast_open": 1 << 17,
+            "congestion": "b b r",
+        }.items():
+            with self.subTest(name), self.assertRaisesRegex(ConfigurationError, f"mine: {name}: "):
+                SocketProfile(name="mine", **{name: value})  # type: ignore[arg-type]
+
+    def test_they_are_found_by_name(self) -> None:
+        self.assertIs(find_profile("bulk"), PROFILES["bulk"])
+        self.assertIs(find_profile(DEFAULT_PROFILE), DEFAULT_PROFILE)
+        with self.assertRaisesRegex(ConfigurationError, "no profile 'fast'; there is default, low"):
+            find_profile("fast")
+
+    def test_whatever_has_none_has_the_default(self) -> None:
+        self.assertIs(profile_of(None), DEFAULT_PROFILE)
+        self.assertIs(profile_of(SimpleNamespace(socket_profile="bulk")), DEFAULT_PROFILE)
+        self.assertIs(
+            profile_of(SimpleNamespace(socket_profile=PROFILES["bulk"])), PROFILES["bulk"]
+        )
