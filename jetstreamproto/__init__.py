@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from jetstreamproto.services.events.broker import EventBroker
     from jetstreamproto.services.events.client import EventClient
     from jetstreamproto.services.events.model.event import Event, Policy, Receipt, Start
+    from jetstreamproto.services.events.offer import EventOffer
     from jetstreamproto.services.events.receiving import Subscription
     from jetstreamproto.services.files.asking import Transfer
     from jetstreamproto.services.files.client import FileClient
@@ -86,6 +87,7 @@ _HOMES = {
     "EventBroker": "jetstreamproto.services.events.broker",
     "EventClient": "jetstreamproto.services.events.client",
     "EventError": "jetstreamproto.errors",
+    "EventOffer": "jetstreamproto.services.events.offer",
     "FileClient": "jetstreamproto.services.files.client",
     "FileError": "jetstreamproto.errors",
     "FileOffer": "jetstreamproto.services.files.service",
@@ -164,6 +166,7 @@ __all__ = [
     "EventBroker",
     "EventClient",
     "EventError",
+    "EventOffer",
     "FileClient",
     "FileError",
     "FileOffer",

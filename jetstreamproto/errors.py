@@ -208,3 +208,20 @@ class RevisionConflict(KeyValueError):
     def __init__(self, code: int, reason: str, revision: int) -> None:
         super().__init__(code, reason)
         self.revision = revision
+
+
+# --- chat --------------------------------------------------------------------------------
+
+
+class ChatError(JetStreamError):
+    """The server refuses something in a chat; the message says why.
+
+    `code` is a `jetstreamproto.services.chat.model.codes.ChatCode`. `retry_after` is the seconds
+    after which the same would be taken, where that is known.
+    """
+
+    def __init__(self, code: int, reason: str, retry_after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+        self.retry_after = retry_after

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterator
-from typing import IO, TYPE_CHECKING, Any
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _STDIN = "-"
 _DEADLINE = 30.0
 _MOST = 4 << 20  # bytes of arguments, or of an item
+_CHUNK = 1 << 16
 
 
 def _method(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
@@ -89,7 +91,7 @@ def call(
     if raw and as_json:
         raise click.UsageError("--raw and --json exclude each other")
     positional, named = _arguments(data, raw)
-    lines = None if items is None else _open(items)
+    descriptor = None if items is None else _open(items)
 
     async def work(reactor: ReactorBase, session: Session) -> None:
         from jetstreamproto.errors import RpcError
@@ -107,7 +109,7 @@ def call(
         except (TypeError, ValueError) as error:  # what msgspec or the limits refuse
             raise click.UsageError(str(error)) from None
         problems: list[Exception] = []
-        sending = _send(stream, lines, raw, problems)
+        sending = _send(stream, descriptor, raw, problems)
         try:
             async for item in stream:
                 _print(item, "item", raw, as_json)
@@ -127,7 +129,7 @@ def _arguments(data: str | None, raw: bool) -> tuple[tuple[Any, ...], dict[str, 
     """What was given by position, and what by name."""
     import json
 
-    text = sys.stdin.buffer.read(_MOST + 1) if data == _STDIN else (data or "").encode()
+    text = sys.stdin.buffer.read(_MOST + 1) if data == _STDIN else os.fsencode(data or "")
     if len(text) > _MOST:
         raise click.UsageError(f"--data has more than {_MOST} bytes")
     if raw:
@@ -143,24 +145,25 @@ def _arguments(data: str | None, raw: bool) -> tuple[tuple[Any, ...], dict[str, 
     return (tuple(value) if isinstance(value, list) else (value,)), None
 
 
-def _open(name: str) -> IO[bytes]:
+def _open(name: str) -> int:
+    """A descriptor: a thread that is stuck in reading one holds up nothing at the end."""
     try:
-        return sys.stdin.buffer if name == _STDIN else open(name, "rb")
+        return sys.stdin.fileno() if name == _STDIN else os.open(name, os.O_RDONLY)
     except OSError as error:
         raise click.UsageError(f"--items {name}: {error.strerror}") from None
 
 
 def _send(
-    stream: RpcStream, lines: IO[bytes] | None, raw: bool, problems: list[Exception]
+    stream: RpcStream, descriptor: int | None, raw: bool, problems: list[Exception]
 ) -> Deferred[None]:
     """Send the items, if there are any, and end. What is wrong with them cancels the call."""
     from twisted.internet.defer import CancelledError, Deferred
-    from twisted.internet.threads import deferToThread
 
     async def send() -> None:
-        while lines is not None and (line := await deferToThread(lines.readline, _MOST)):
-            for item in _items(line, raw):
-                await stream.send(item)
+        if descriptor is not None:
+            async for line in _lines(descriptor):
+                if raw or line.strip():
+                    await stream.send(line if raw else _item(line))
         stream.end()
 
     def failed(failure: Failure) -> None:
@@ -171,16 +174,28 @@ def _send(
     return Deferred.fromCoroutine(send()).addErrback(failed)
 
 
-def _items(line: bytes, raw: bool) -> Iterator[Any]:
+async def _lines(descriptor: int) -> AsyncIterator[bytes]:
+    """The lines that a descriptor has, read in a thread, without their ends."""
+    from twisted.internet.threads import deferToThread
+
+    rest = b""
+    while chunk := await deferToThread(os.read, descriptor, _CHUNK):
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            yield line
+        if len(rest) > _MOST:
+            raise click.UsageError(f"an item has more than {_MOST} bytes")
+    if rest:
+        yield rest
+
+
+def _item(line: bytes) -> Any:
     import json
 
-    if raw:
-        yield line
-    elif line.strip():
-        try:
-            yield json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise click.UsageError(f"an item is not JSON: {error}") from None
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(f"an item is not JSON: {error}") from None
 
 
 def _print(value: Any, key: str, raw: bool, as_json: bool) -> None:
@@ -188,7 +203,12 @@ def _print(value: Any, key: str, raw: bool, as_json: bool) -> None:
 
     import msgspec
 
+    from jetstreamproto.errors import RpcError
+    from jetstreamproto.services.rpc.model import RpcStatus
+
     if raw:
+        if not isinstance(value, bytes):
+            raise RpcError(RpcStatus.INTERNAL, "the server returned no bytes")
         try:
             sys.stdout.buffer.write(value)
             sys.stdout.buffer.flush()
@@ -196,5 +216,8 @@ def _print(value: Any, key: str, raw: bool, as_json: bool) -> None:
             raise stdout_failure(error) from error
         return
     # json.dumps writes everything but ASCII as escapes, which no terminal acts on.
-    plain = json.loads(msgspec.json.encode(value))
+    try:
+        plain = json.loads(msgspec.json.encode(value))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RpcError(RpcStatus.INTERNAL, f"what came is no JSON: {error}") from None
     show(json.dumps({key: plain} if as_json else plain).replace("\x7f", "\\u007f"))

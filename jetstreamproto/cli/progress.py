@@ -6,6 +6,8 @@ import sys
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from jetstreamproto.cli.failure import clean
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -58,7 +60,7 @@ class ProgressBar:
     def name(self, name: str) -> None:
         """What is being transferred."""
         if self._bar is not None:
-            self._bar.update(self._task, description=name[-40:])
+            self._bar.update(self._task, description=clean(name)[-40:])
 
     def advance(self, size: int) -> None:
         """So many bytes are done."""

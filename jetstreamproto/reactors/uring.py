@@ -29,12 +29,9 @@ from jetstreamproto.sockets.profiles import SocketProfile
 
 try:
     from jetstreamproto.reactors._uring import RECEIVED, Ring
-    from jetstreamproto.reactors.completions import (
-        READS,
-        RING_CLASSES,
-        RingTransport,
-        drop_event,
-    )
+    from jetstreamproto.reactors.ring_ports import RING_CLASSES
+    from jetstreamproto.reactors.ring_streams import READS
+    from jetstreamproto.reactors.ring_transport import RingTransport, drop_event
 except ImportError as error:
     _MISSING = str(error)
 else:

@@ -1,8 +1,8 @@
 """The clients of the events benchmark, one process a role: `event_clients KIND ROLE OPTIONS`.
 
-A subscriber process has all subscriptions, each on a connection of its own. It says when they are
-ready, then what came: how much, and when the last (on the clock that all processes of a host share).
-A publisher says when it began, and when everything was confirmed.
+A subscriber process has all subscriptions, each on a connection of its own. It says when they
+are ready, then what came: how much, and when the last (on the clock that all processes of a host
+share). A publisher says when it began, and when everything was confirmed.
 """
 
 from __future__ import annotations

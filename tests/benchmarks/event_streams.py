@@ -2,9 +2,9 @@
 
 One publisher, and 1, 10 and 100 subscribers on a connection each; all clients are Python programs.
 Live: ours without a stream, MQTT with QoS 0, NATS without JetStream. Durable: ours in a stream,
-which confirms after fsync; MQTT with QoS 1 and persistence (written now and then), and NATS with file
-storage, which both confirm before. Ours is encrypted, the others are not. Publishes count until all are confirmed (QoS 0: handed
-to the kernel), deliveries until the last has come.
+which confirms after fsync; MQTT with QoS 1 and persistence (written now and then), and NATS with
+file storage, which both confirm before. Ours is encrypted, the others are not. Publishes count
+until all are confirmed (QoS 0: handed to the kernel), deliveries until the last has come.
 """
 
 from __future__ import annotations

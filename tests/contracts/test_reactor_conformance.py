@@ -26,11 +26,13 @@ else:
     STOCK = f"{EPollReactor.__module__}.{EPollReactor.__name__}"
 
 ROOT = Path(__file__).resolve().parents[2]
+RETRIES = 2
+"""Some of those tests take a port that was free a moment ago, which a busy machine takes first."""
+
 LEAST = 300
 """Tests that there are, at the least: an import that fails must not look like a success."""
 
 
-@cache
 def conformance(reactor: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
@@ -48,18 +50,27 @@ def conformance(reactor: str) -> dict[str, Any]:
     return found
 
 
+@cache
+def stock_conformance() -> dict[str, Any]:
+    return conformance(STOCK)
+
+
 @unittest.skipIf(MISSING, MISSING)
 class ReactorConformanceTests(unittest.TestCase):
     """To have another reactor tested, add a method."""
 
     def check(self, reactor: str) -> None:
-        stock, ours = conformance(STOCK), conformance(reactor)
+        stock, ours = stock_conformance(), conformance(reactor)
         self.assertGreaterEqual(stock["ran"], LEAST)
         self.assertEqual(ours["ran"], stock["ran"])
         self.assertEqual(ours["skipped"], stock["skipped"])
         # What fails on Twisted's own is the machine's fault, such as test_changeUID where another
         # user may not read Python.
-        self.assertEqual(ours["failed"], stock["failed"], ours["details"])
+        failed = set(ours["failed"]) - set(stock["failed"])
+        for _ in range(RETRIES):
+            if failed:
+                failed &= set(conformance(reactor)["failed"])
+        self.assertEqual(failed, set(), ours["details"])
 
     def test_jetstream_epoll(self) -> None:
         self.check("jetstreamproto.reactors.tuned.TunedReactor")

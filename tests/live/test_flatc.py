@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jetstreamproto.services.files import messages as files
+from jetstreamproto.services.rpc.messages import encode_call, split_frames
 from jetstreamproto.services.tunnel.messages import REPLY, REQUEST, Purpose, Reply, Request
 from jetstreamproto.wire.codec import Codec
 from jetstreamproto.wire.packet import Flag, Kind, encode_head, split_packets
@@ -156,6 +157,25 @@ class FlatcTests(unittest.TestCase):
         entry = files.Entry("x", files.EntryKind.LINK, 7, 1 << 62, 0o777)
         entries = files.Entries((entry, entry._replace(path="y")), 3)
         self.check(schema, "jetstream.files.Entries", files.ENTRIES, entries)
+
+    def test_the_frames_of_calls(self) -> None:
+        schema, table = schema_text("rpc.fbs"), "jetstream.rpc.Frame"
+        frame = encode_call((1 << 32) - 1, 1500, b"a.B#c", b"\x80", b"\x90", 8)
+        shown = {
+            "call": (1 << 32) - 1,
+            "number": 1500,
+            "name_size": 5,
+            "metadata_size": 1,
+            "kind": "CALL",
+            "flags": 8,
+            "version": 1,
+            "body": list(b"a.B#c\x80\x90"),
+        }
+        self.assertEqual(self.to_value(schema, table, frame, "--size-prefixed"), shown)
+        data = self.to_binary(schema, table, shown)
+        data = (len(data) + 4).to_bytes(4, "little") + (data[0] + 4).to_bytes(4, "little") + data
+        ((*numbers, body),) = split_frames(data)
+        self.assertEqual((numbers, bytes(body)), ([(1 << 32) - 1, 1500, 5, 1, 1, 8, 1], frame[-7:]))
 
     def test_it_reads_our_packets(self) -> None:
         data = encode_head((1 << 64) - 1, 5, Kind.RESET, Flag.MORE, 404, 5) + b"bytes"

@@ -32,7 +32,7 @@ from jetstreamproto.security.trust import PinnedKeys
 from jetstreamproto.services.events.client import EventClient
 from jetstreamproto.services.events.model.event import Event, Start
 from jetstreamproto.services.events.offer import DATABASE
-from jetstreamproto.services.events.store import EventReader
+from jetstreamproto.services.events.reader import EventReader
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = 25

@@ -98,14 +98,28 @@ def limit_files(size: int) -> None:
 
 
 class CommandTests(FilesCase):
+    """With one server for all: each test has a folder of its own there."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        keeper = cls()
+        FilesCase.setUp(keeper)
+        cls.addClassCleanup(keeper.doCleanups)
+        keeper.serve("--files", f"{keeper.root}:rw")
+        cls.keeper = keeper
+
     def setUp(self) -> None:
         super().setUp()
-        self.serve("--files", f"{self.root}:rw")
+        self.home = self.keeper.home
+        self.root = self.keeper.root / self._testMethodName
+        self.root.mkdir()
+        self.server_address = self.keeper.address
+        self.address = f"{self.server_address}/{self.root.name}"
 
     def test_a_file_there_and_back(self) -> None:
         report = self.call("send", self.make("big", BIG), f"{self.address}/in")
         (file,) = report["files"]
-        self.assertEqual((file["path"], file["state"]), ("in/big", "sent"))
+        self.assertEqual((file["path"], file["state"]), (f"{self.root.name}/in/big", "sent"))
         self.assertEqual((file["bytes"], file["moved"]), (len(BIG), len(BIG)))
         self.assertEqual(file["blake3"], blake3(BIG).hexdigest())
         self.assertEqual((report["errors"], report["dry_run"]), ([], False))
@@ -125,8 +139,8 @@ class CommandTests(FilesCase):
         self.assertEqual((status, out), (0, b""), err)
         self.assertIn("left out:", err)
         self.assertIn("sent 30 file(s)", err)
-        self.call("get", f"{self.address}/tree", str(self.home / "copy"))
-        for folder in (self.root / "tree", self.home / "copy"):
+        self.call("get", f"{self.address}/tree", str(self.local / "copy"))
+        for folder in (self.root / "tree", self.local / "copy"):
             found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
             self.assertEqual(found, sorted(["sub", "empty", *(f"sub/{n}" for n in range(30))]))
         listing = self.call("ls", f"{self.address}/tree", "-R")["entries"]
@@ -167,7 +181,7 @@ class CommandTests(FilesCase):
             (1, "not a folder", "send", small, f"{self.address}/d/f"),
             (1, "there is another file", "send", small, f"{self.address}/d", "--overwrite=never"),
             (1, "not found", "send", str(self.local / "no"), self.address),
-            (2, "standard input alone", "send", "-", self.address),
+            (2, "standard input alone", "send", "-", self.server_address),
             (2, "is not a port", "send", small, "host:x/y"),
             (2, "not an amount", "send", small, self.address, "--limit", "fast"),
         ):
@@ -183,9 +197,9 @@ class CommandTests(FilesCase):
         status, out, err = self.run_command(*words)
         report = json.loads(out)
         self.assertEqual(status, 1)
-        self.assertEqual({file["path"] for file in report["files"]}, {"a", "c"})
+        self.assertEqual({file["path"][-2:] for file in report["files"]}, {"/a", "/c"})
         (error,) = report["errors"]
-        self.assertEqual((error["path"], error["kind"]), ("b", "FileError"))
+        self.assertEqual((error["path"][-2:], error["kind"]), ("/b", "FileError"))
         self.assertIn("b: there is a folder of that name", err)
 
 

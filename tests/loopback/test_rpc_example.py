@@ -16,6 +16,12 @@ DEADLINE = 30.0
 
 
 class ExampleTests(unittest.TestCase):
+    def test_the_page_shows_it(self) -> None:
+        page, program = (ROOT / "docs/rpc.md").read_text(), "docs/examples/rpc.py"
+        self.assertIn("(examples/rpc.py)", page)
+        shown = page.partition("```python\n")[2].partition("\n\nfactory")[0]
+        self.assertIn(shown, (ROOT / program).read_text())
+
     def test_server_and_client(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = str(free.getsockname()[1])

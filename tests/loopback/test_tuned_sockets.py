@@ -118,7 +118,8 @@ class HookTests(TunedReactorCase):
     def test_our_own_clients_speak_first(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             for profile, asked in (("low-latency", 1), ("default", 0)):
-                factory = JetStreamClientFactory(PinnedKeys(["sha256:" + "A" * 43]))
+                trust = PinnedKeys(["sha256:" + "A" * 43])
+                factory = JetStreamClientFactory(trust, reactor=self.reactor)
                 place, number = profiled(self.reactor, profile), listener.getsockname()[1]
                 opening = Deferred.fromCoroutine(
                     open_stream(place, "127.0.0.1", number, factory, 10, TimeoutError())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
@@ -28,7 +29,7 @@ from jetstreamproto.reactors.uring import why_not
 
 REASON = why_not()
 if REASON is None:
-    from jetstreamproto.reactors.completions import RingServer
+    from jetstreamproto.reactors.ring_streams import RingServer
     from jetstreamproto.reactors.uring import UringReactor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -155,7 +156,7 @@ class PortTests(UringTestCase):
     def test_a_factory_that_refuses_or_fails(self) -> None:
         for build in (lambda: None, lambda: 1 / 0):
             port, _factory = self.listen(build)  # type: ignore[arg-type]
-            with mock.patch("jetstreamproto.reactors.completions.log.deferr") as logged:
+            with mock.patch("jetstreamproto.reactors.ring_ports.log.deferr") as logged:
                 peer = self.peer(port)
                 self.turns()
                 self.assertEqual(peer.recv(1), b"")
@@ -269,10 +270,8 @@ class ConnectionTests(UringTestCase):
 
         def step() -> bool:
             nonlocal sent, paused
-            try:
+            with contextlib.suppress(BlockingIOError):
                 sent += peer.send(data[sent : sent + 100_000])
-            except BlockingIOError:
-                pass
             paused += 1
             (ours.transport.resumeProducing, ours.transport.pauseProducing)[paused % 3 == 0]()
             return len(ours.received) == len(data)
@@ -340,10 +339,8 @@ class ConnectionTests(UringTestCase):
         peer.setblocking(False)
 
         def resumed() -> bool:
-            try:
+            with contextlib.suppress(BlockingIOError):
                 peer.recv(1 << 20)
-            except BlockingIOError:
-                pass
             return producer.resumeProducing.called  # type: ignore[no-any-return]
 
         self.until(resumed)
@@ -483,10 +480,8 @@ class LifeTests(UringTestCase):
                     deadline = time.monotonic() + _DEADLINE
                     while time.monotonic() < deadline and status:
                         self.reactor.iterate(0.01)
-                        try:
+                        with contextlib.suppress(BlockingIOError):
                             status = int(peer.recv(1) != b"x")
-                        except BlockingIOError:
-                            pass
             finally:
                 os._exit(status)
         _, status = os.waitpid(child, 0)

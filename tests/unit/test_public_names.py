@@ -22,6 +22,7 @@ PUBLIC = {
     "EventBroker",
     "EventClient",
     "EventError",
+    "EventOffer",
     "FileClient",
     "FileError",
     "FileOffer",

@@ -18,7 +18,7 @@ from jetstreamproto.errors import EventError
 from jetstreamproto.services.events.journal import Journal
 from jetstreamproto.services.events.model.codes import EventCode
 from jetstreamproto.services.events.model.consumer import ConsumerConfig, Progress
-from jetstreamproto.services.events.model.event import Event, Receipt, Start
+from jetstreamproto.services.events.model.event import Event, Receipt
 from jetstreamproto.services.events.model.limits import DEFAULT_LIMITS, MAX_PAYLOAD, EventLimits
 from jetstreamproto.services.events.model.routes import TopicIndex
 from jetstreamproto.services.events.model.streams import StreamConfig, check_stream, stream_for
@@ -28,13 +28,14 @@ from jetstreamproto.services.events.model.topics import (
     check_topic,
 )
 from jetstreamproto.services.events.outlet import Group, Listener, Live, QueueTotal
+from jetstreamproto.services.events.reader import EventReader
 from jetstreamproto.services.events.reading import DurableConsumer
 from jetstreamproto.services.events.runs import Target, cut_runs
-from jetstreamproto.services.events.store import Appended, EventReader, EventStore, StoredStream
+from jetstreamproto.services.events.store import Appended, EventStore, StoredStream
+from jetstreamproto.services.events.stream import Stream
 
 TRIM_INTERVAL = 10.0
 """Seconds between two looks for events that are too old."""
-_LAST = 65536  # events that are looked through, from the end, for the last one of a pattern
 
 _log = Logger()
 
@@ -51,52 +52,6 @@ class Taken(NamedTuple):
             self.sequences[index] if self.sequences else 0,
             bool(self.duplicates and self.duplicates[index]),
         )
-
-
-class Stream:
-    """One stream of a broker, for its readers and consumers."""
-
-    def __init__(
-        self, stored: StoredStream, reader: EventReader, journal: Journal, broker: EventBroker
-    ) -> None:
-        self.id, self.info = stored
-        self.consumers: dict[str, DurableConsumer] = {}
-        self.write = journal.submit
-        self._reader = reader
-        self._broker = broker
-
-    @property
-    def config(self) -> StreamConfig:
-        return self.info.config
-
-    @property
-    def last(self) -> int:
-        return self.info.last
-
-    def read(self, sequence: int, count: int, size: int) -> Sequence[Event]:
-        """Events from `sequence` on, at most `count`, and about `size` bytes of them."""
-        return self._reader.read(self.id, sequence, count, size)
-
-    def pick(self, sequences: Sequence[int]) -> Sequence[Event]:
-        """Those with these sequences that are still there."""
-        return self._reader.pick(self.id, sequences)
-
-    def buried(self, appended: Appended) -> None:
-        """Dead letters were written."""
-        self._broker.committed(appended)
-
-    def begin(self, start: Start, origin: int, pattern: str) -> int:
-        """The sequence that reading begins with."""
-        first, last = self.info.first, self.info.last
-        if start is Start.ALL:
-            return first
-        if start is Start.SEQUENCE:
-            return max(first, origin)
-        if start is Start.TIME:
-            return self._reader.at_time(self.info, self.id, origin)
-        if start is Start.LAST:
-            return self._reader.newest(self.id, pattern, max(first, last - _LAST + 1), last)
-        return last + 1
 
 
 class EventBroker:
@@ -427,7 +382,7 @@ class EventBroker:
     # --- inside -------------------------------------------------------------------------------
 
     def _register(self, stored: StoredStream) -> Stream:
-        stream = Stream(stored, self._reader, self.journal, self)
+        stream = Stream(stored, self._reader, self.journal, self.committed)
         self._streams[stream.config.name] = self._keys[stream.id] = stream
         for topic in stream.config.topics:
             self._keepers.add(topic, stream)

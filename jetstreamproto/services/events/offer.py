@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,31 @@ from jetstreamproto.services.events.broker import EventBroker
 from jetstreamproto.services.events.journal import Journal
 from jetstreamproto.services.events.messages import EVENTS
 from jetstreamproto.services.events.model.limits import DEFAULT_LIMITS, EventLimits
+from jetstreamproto.services.events.reader import EventReader
 from jetstreamproto.services.events.service import event_service
-from jetstreamproto.services.events.store import EventReader, EventStore, open_database
+from jetstreamproto.services.events.store import EventStore, open_database
 from jetstreamproto.services.offer import Offer, Permissions
+from jetstreamproto.session.session import Session
 
 DATABASE = "events.sqlite"
 
 
 class EventOffer(Offer):
-    """Offers `events`. `broker` is there from `start` on, for other services of the process."""
+    """Offers `events`, kept in `folder`; `broker` is there from `start` on, for the same process.
+
+    Without `permissions` every peer that may use the service may do everything.
+    """
 
     single = True
 
     def __init__(
-        self, folder: Path, permissions: Permissions, limits: EventLimits = DEFAULT_LIMITS
+        self,
+        folder: Path,
+        permissions: Permissions | None = None,
+        limits: EventLimits = DEFAULT_LIMITS,
     ) -> None:
-        super().__init__({EVENTS: event_service(lambda: self.broker, permissions)})
+        allowed = permissions or _default_permissions
+        super().__init__({EVENTS: event_service(lambda: self.broker, allowed)})
         self.broker: EventBroker
         self._folder = folder
         self._limits = limits
@@ -58,6 +68,12 @@ class EventOffer(Offer):
                 self._lock = None
 
         return self.broker.stop().addCallback(unlock)
+
+
+def _default_permissions(
+    session: Session, service: str, scope: str, default: Sequence[str] = ()
+) -> tuple[str, ...]:
+    return tuple(default)
 
 
 def lock_folder(folder: Path) -> int:

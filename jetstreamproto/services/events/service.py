@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from jetstreamproto.errors import ChannelReset, EventError, JetStreamError, WireError
-from jetstreamproto.services.events.broker import EventBroker, Stream, Taken
+from jetstreamproto.services.events.broker import EventBroker, Taken
 from jetstreamproto.services.events.messages import (
     EVENTS,
     MANAGE,
@@ -43,6 +43,7 @@ from jetstreamproto.services.events.model.limits import MAX_BATCH_BYTES, MAX_PAY
 from jetstreamproto.services.events.model.streams import StreamConfig
 from jetstreamproto.services.events.model.topics import check_name, check_topic, contains
 from jetstreamproto.services.events.refusals import refused_for
+from jetstreamproto.services.events.stream import Stream
 from jetstreamproto.services.events.subscriber import Subscriber
 from jetstreamproto.services.offer import Permissions
 from jetstreamproto.session.codes import ResetCode

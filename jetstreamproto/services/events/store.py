@@ -1,9 +1,10 @@
-"""Streams in SQLite: what is on disk, read and written by plain calls in one thread each.
+"""Streams in SQLite: what is on disk, written by plain calls in one thread.
 
-`EventStore` writes, and belongs to the journal's thread; `EventReader` reads what was committed, on
-a connection of its own, without waiting for the writer (write-ahead log). Another backend offers
-the same two. Synchronous is FULL, so a commit is on disk when it returns; a crash, or a tail of the
-log that is torn, loses whole transactions that were not committed (https://sqlite.org/wal.html).
+`EventStore` writes, and belongs to the journal's thread; `EventReader` (reader.py) reads what was
+committed, on a connection of its own, without waiting for the writer (write-ahead log). Another
+backend offers the same two. Synchronous is FULL, so a commit is on disk when it returns; a crash,
+or a tail of the log that is torn, loses whole transactions that were not committed
+(https://sqlite.org/wal.html).
 
 An event's key is its stream's id and its sequence number in one integer, so a stream is a range of
 one B-tree. What is counted of a stream is written in the transaction that changes it.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -29,12 +30,12 @@ from jetstreamproto.services.events.model.streams import (
     StreamConfig,
     StreamInfo,
 )
-from jetstreamproto.services.events.model.topics import matches
 
 FORMAT = 1
 """Of the database, as its `user_version`."""
 
-_SHIFT = 40
+SHIFT = 40
+"""Bits of an event's key that are its sequence."""
 _TRIM = 10_000  # events removed in one commit
 _SCHEMA = """
 CREATE TABLE streams(
@@ -85,7 +86,7 @@ class _Stream:
 def open_database(path: Path) -> None:
     """Make the database if there is none. Raises `ConfigurationError` if it cannot be used."""
     try:
-        with closing(_connect(path)) as connection:
+        with closing(connect(path)) as connection:
             mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
             found = connection.execute("PRAGMA user_version").fetchone()[0]
             if found == 0:
@@ -100,7 +101,8 @@ def open_database(path: Path) -> None:
         raise ConfigurationError(f"{path}: {error}") from error
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection whose transactions are explicit, and on disk when they are committed."""
     connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA synchronous=FULL")
     return connection
@@ -110,7 +112,7 @@ class EventStore:
     """The one writer. Everything but `begin` and `commit` happens between these two."""
 
     def __init__(self, path: Path, publishers: int) -> None:
-        self._db = _connect(path)
+        self._db = connect(path)
         self._max_publishers = publishers
         self._streams = {stream.id: stream for stream in self._load()}
         self._changed: set[int] = set()
@@ -159,7 +161,7 @@ class EventStore:
         stream = self._find(stream_id)
         time = stream.time = max(time, stream.time)
         newest = self._newest(stream, publisher) if publisher else -1
-        base, sequence, size = stream_id << _SHIFT, stream.last, 0
+        base, sequence, size = stream_id << SHIFT, stream.last, 0
         sequences, kept = [], []
         for index, (topic, payload) in enumerate(events):
             if publisher and numbers[index] <= newest:
@@ -200,7 +202,7 @@ class EventStore:
     def bury(self, stream_id: int, consumer: str, sequence: int) -> Appended | None:
         """Copy an event to the dead letters; None if it is gone already."""
         row = self._db.execute(
-            "SELECT topic, payload, time FROM events WHERE id=?", (stream_id << _SHIFT | sequence,)
+            "SELECT topic, payload, time FROM events WHERE id=?", (stream_id << SHIFT | sequence,)
         ).fetchone()
         if row is None:
             return None
@@ -214,7 +216,7 @@ class EventStore:
         before = stream.time - int(config.max_age * 1e6) if config.max_age else 0
         if not self._too_much(stream) and not before:
             return
-        base = stream.id << _SHIFT
+        base = stream.id << SHIFT
         removed, size = 0, 0
         rows = self._db.execute(
             "SELECT id, time, length(topic), length(payload)"
@@ -293,7 +295,7 @@ class EventStore:
     def remove_stream(self, stream_id: int) -> None:
         """Remove a stream with its events and consumers."""
         self._find(stream_id)
-        base = stream_id << _SHIFT
+        base = stream_id << SHIFT
         self._db.execute(
             "DELETE FROM events WHERE id BETWEEN ? AND ?", (base, base | MAX_COUNT - 1)
         )
@@ -325,93 +327,10 @@ class EventStore:
         rows = self._db.execute(
             "SELECT id, config, first, last, count, size, time FROM streams ORDER BY id"
         )
-        return [_Stream(key, _config(text), numbers) for key, text, *numbers in rows]
+        return [_Stream(key, read_config(text), numbers) for key, text, *numbers in rows]
 
 
-class EventReader:
-    """Reads what is committed."""
-
-    def __init__(self, path: Path) -> None:
-        self._db = _connect(path)
-        self._db.execute("PRAGMA query_only=1")
-
-    def close(self) -> None:
-        """Read no more."""
-        self._db.close()
-
-    def streams(self) -> list[StoredStream]:
-        """All streams."""
-        rows = self._db.execute("SELECT id, config, first, last, count, size FROM streams")
-        return [
-            StoredStream(key, StreamInfo(_config(text), *numbers)) for key, text, *numbers in rows
-        ]
-
-    def consumers(self, stream_id: int) -> list[tuple[ConsumerConfig, Progress]]:
-        """The consumers of a stream."""
-        rows = self._db.execute(
-            "SELECT config, floor, done, attempts FROM consumers WHERE stream=?", (stream_id,)
-        )
-        return [(ConsumerConfig(*json.loads(text)), Progress(*rest)) for text, *rest in rows]
-
-    def read(self, stream_id: int, sequence: int, count: int, size: int) -> list[Event]:
-        """Events from `sequence` on: at most `count`, and no more once they have `size` bytes."""
-        base = stream_id << _SHIFT
-        events = []
-        with closing(
-            self._db.execute(
-                "SELECT topic, payload, id, time FROM events WHERE id BETWEEN ? AND ?"
-                " ORDER BY id LIMIT ?",
-                (base | sequence, base | MAX_COUNT - 1, count),
-            )
-        ) as rows:
-            for topic, payload, key, time in rows:
-                events.append(Event(topic, payload, key - base, time))
-                size -= len(payload)
-                if size <= 0:
-                    break
-        return events
-
-    def pick(self, stream_id: int, sequences: Iterable[int]) -> list[Event]:
-        """Those of the events with these numbers that are still there."""
-        base = stream_id << _SHIFT
-        found = []
-        for number in sequences:
-            row = self._db.execute(
-                "SELECT topic, payload, time FROM events WHERE id=?", (base | number,)
-            ).fetchone()
-            if row is not None:
-                found.append(Event(row[0], row[1], number, row[2]))
-        return found
-
-    def newest(self, stream_id: int, pattern: str, first: int, last: int) -> int:
-        """The newest sequence from `first` to `last` that matches; what follows `last` if none."""
-        base = stream_id << _SHIFT
-        with closing(
-            self._db.execute(
-                "SELECT topic, id FROM events WHERE id BETWEEN ? AND ? ORDER BY id DESC",
-                (base | first, base | last),
-            )
-        ) as rows:
-            for topic, key in rows:
-                if matches(pattern, topic):
-                    return int(key - base)
-        return last + 1
-
-    def at_time(self, info: StreamInfo, stream_id: int, time: int) -> int:
-        """The first sequence of an event taken at `time` or later, by bisection."""
-        base, low, high = stream_id << _SHIFT, info.first, info.last + 1
-        while low < high:
-            middle = (low + high) // 2
-            row = self._db.execute(
-                "SELECT time FROM events WHERE id >= ? ORDER BY id LIMIT 1", (base | middle,)
-            ).fetchone()
-            if row is None or row[0] >= time:
-                high = middle
-            else:
-                low = middle + 1
-        return low
-
-
-def _config(text: str) -> StreamConfig:
+def read_config(text: str) -> StreamConfig:
+    """A stream's configuration as it is kept."""
     name, topics, *rest = json.loads(text)
     return StreamConfig(name, tuple(topics), *rest)

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from jetstreamproto.errors import EventError, WireError
-from jetstreamproto.services.events.broker import EventBroker, Stream
+from jetstreamproto.services.events.broker import EventBroker
 from jetstreamproto.services.events.messages import (
     ACK,
     SUBSCRIBED,
@@ -26,6 +26,7 @@ from jetstreamproto.services.events.model.topics import check_name, check_patter
 from jetstreamproto.services.events.outlet import Live, Outlet
 from jetstreamproto.services.events.reading import DurableConsumer, StreamReader
 from jetstreamproto.services.events.refusals import refused_for
+from jetstreamproto.services.events.stream import Stream
 from jetstreamproto.session.channel import Channel
 
 MAX_ACK_WAIT = 86400.0

@@ -15,11 +15,15 @@ from jetstreamproto.services.files.listing import MAX_ENTRIES
 from jetstreamproto.services.files.messages import (
     ENTRIES,
     FILE,
+    FOLDER,
     GET,
+    LIST,
     Entry,
     File,
     Get,
     Kind,
+    List,
+    MakeFolder,
 )
 from jetstreamproto.services.files.model import FileCode, Overwrite, Verdict, read_path
 from jetstreamproto.services.files.reader import Reader
@@ -182,16 +186,16 @@ class Download(Asking[Transfer]):
 
 
 class ListingOf(Asking[Contents]):
-    """Asks for a listing: `request` is the message."""
+    """Asks for a listing."""
 
-    def __init__(self, in_worker: Worker, request: bytes) -> None:
+    def __init__(self, in_worker: Worker, request: List) -> None:
         super().__init__(in_worker)
         self._request = request
         self._entries: list[Entry] = []
         self._unnamed = 0
 
     def begin(self) -> None:
-        self.say(Kind.LIST, self._request)
+        self.say(Kind.LIST, LIST.encode(self._request))
 
     def part_received(self, kind: int, number: int, body: memoryview) -> None:
         if kind == Kind.DONE:
@@ -209,14 +213,14 @@ class ListingOf(Asking[Contents]):
 
 
 class FolderMaking(Asking[None]):
-    """Asks for a folder: `request` is the message."""
+    """Asks for a folder."""
 
-    def __init__(self, in_worker: Worker, request: bytes) -> None:
+    def __init__(self, in_worker: Worker, path: str) -> None:
         super().__init__(in_worker)
-        self._request = request
+        self._path = path
 
     def begin(self) -> None:
-        self.say(Kind.FOLDER, self._request)
+        self.say(Kind.FOLDER, FOLDER.encode(MakeFolder(self._path)))
 
     def part_received(self, kind: int, number: int, body: memoryview) -> None:
         if kind != Kind.DONE:

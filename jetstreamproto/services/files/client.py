@@ -9,7 +9,7 @@ from typing import TypeVar
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from jetstreamproto.errors import SessionClosed
+from jetstreamproto.errors import FileError, SessionClosed
 from jetstreamproto.services.files.asking import (
     Asking,
     Contents,
@@ -23,8 +23,8 @@ from jetstreamproto.services.files.asking import (
 )
 from jetstreamproto.services.files.conversation import FILES, Worker
 from jetstreamproto.services.files.folder import Folder, open_file
-from jetstreamproto.services.files.messages import FOLDER, LIST, List, MakeFolder
-from jetstreamproto.services.files.model import Overwrite, Parts
+from jetstreamproto.services.files.messages import List
+from jetstreamproto.services.files.model import Overwrite, Parts, read_path
 from jetstreamproto.services.files.reader import Reader
 from jetstreamproto.services.files.target import FileTarget, StreamTarget
 from jetstreamproto.session.session import Session
@@ -112,7 +112,7 @@ class FileClient:
     def get_into(self, folder: Folder, parts: Parts, plan: Plan) -> Deferred[Transfer]:
         """Get a file to a path in an open folder."""
         target = FileTarget(folder, parts, plan.overwrite)
-        return self._run(Download(self.in_worker, target, plan))
+        return self._run(Download(self.in_worker, target, plan), plan.path)
 
     def get_stream(
         self, path: str, descriptor: int, *, limit: int = 0, progress: Progress | None = None
@@ -120,22 +120,27 @@ class FileClient:
         """Get the file `path`, and write it to a pipe or the like."""
         plan = Plan(path, limit=limit, progress=progress)
         download = Download(self.in_worker, StreamTarget(descriptor), plan)
-        return self._run(download, in_order=True)
+        return self._run(download, path, in_order=True)
 
     def list(self, path: str = "", *, deep: bool = False) -> Deferred[Contents]:
         """What is in a folder, with `deep` also in those in it; of a file, itself with path ""."""
-        return self._run(ListingOf(self.in_worker, LIST.encode(List(path, deep))), in_order=True)
+        return self._run(ListingOf(self.in_worker, List(path, deep)), path, in_order=True)
 
     def make_folder(self, path: str) -> Deferred[None]:
         """Make a folder, and those above it, unless they are there."""
-        return self._run(FolderMaking(self.in_worker, FOLDER.encode(MakeFolder(path))))
+        return self._run(FolderMaking(self.in_worker, path), path)
 
     def _send(self, reader: Reader, plan: Plan) -> Deferred[Transfer]:
-        return self._run(Upload(self.in_worker, reader, plan))
+        return self._run(Upload(self.in_worker, reader, plan), plan.path)
 
-    def _run(self, asking: Asking[T], *, in_order: bool = False) -> Deferred[T]:
-        """The result of an operation, whose first message travels with the OPEN."""
+    def _run(self, asking: Asking[T], path: str, *, in_order: bool = False) -> Deferred[T]:
+        """The result of an operation on `path`, whose first message travels with the OPEN."""
         session = self._session
+        try:
+            read_path(path)
+        except FileError as error:
+            asking.over(error)
+            return asking.finished
         if not session.accepts_channels:
             asking.over(SessionClosed("the session takes no new channels"))
             return asking.finished

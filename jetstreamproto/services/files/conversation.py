@@ -47,7 +47,10 @@ class Conversation(ChannelProtocol):
         self._in_worker = in_worker
         self._error: JetStreamError | None = None
         self._ended = self._closed = False
-        self._heard = 0.0  # when the peer has last said something
+        self.paused = False
+        """Whether we have stopped listening, so that silence means nothing."""
+        self._heard = False  # from the peer, since we have last looked
+        self._silence = 0.0  # seconds that it has been silent, when we looked
         self._watch: IDelayedCall | None = None
 
     # --- for subclasses ------------------------------------------------------------------
@@ -97,16 +100,15 @@ class Conversation(ChannelProtocol):
 
     def heard(self) -> None:
         """The peer is there, or we are what it waits for."""
-        self._heard = self.now
+        self._heard = True
 
     # --- ChannelProtocol -----------------------------------------------------------------
 
     def channel_opened(self) -> None:
-        self.heard()
         self._watch = self.channel.session.clock.callLater(ALIVE_EVERY, self._look)
 
     def message_received(self, message: bytes) -> None:
-        self.heard()
+        self._heard = True
         try:
             kind, number, body = decode_part(message)
             if kind != Kind.ALIVE:
@@ -126,7 +128,10 @@ class Conversation(ChannelProtocol):
 
     def _look(self) -> None:
         self._watch = self.channel.session.clock.callLater(ALIVE_EVERY, self._look)
-        if self.now - self._heard > PATIENCE:
+        there = self._heard or self.paused
+        self._silence = 0.0 if there else self._silence + ALIVE_EVERY
+        self._heard = False
+        if self._silence > PATIENCE:
             self.fail(ChannelReset(ResetCode.TIMED_OUT, f"nothing came for {PATIENCE:g} s"))
         elif not self._ended:
             self.say(Kind.ALIVE)

@@ -323,6 +323,9 @@ def _skip(names: _Compiled, reached: set[int]) -> set[int]:
 # --- the pace of a limit -----------------------------------------------------------------------
 
 
+_SLACK = 0.05  # seconds by which a timer may be late, which is made up for
+
+
 class Throttle:
     """Keeps a sender to `rate` bytes a second, over any second or two."""
 
@@ -336,4 +339,4 @@ class Throttle:
 
     def spend(self, now: float, size: int) -> None:
         """`size` bytes are sent."""
-        self._free = max(self._free, now) + size / self._rate
+        self._free = max(self._free, now - _SLACK) + size / self._rate

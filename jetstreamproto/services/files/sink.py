@@ -22,10 +22,10 @@ from jetstreamproto.services.files.target import Chunk, Opened, Target
 
 T = TypeVar("T")
 
-_WORTH_A_CALL = 1 << 20
+_WORTH_A_CALL = 1 << 21
 """Bytes that are written at once; fewer only after `_PATIENCE`, since calls of a thread cost."""
-_PATIENCE = 0.002  # seconds that what came waits for more to come
-_HIGH_WATER = 1 << 22
+_PATIENCE = 0.005  # seconds that what came waits for more to come
+_HIGH_WATER = 1 << 23
 """Bytes that wait to be written at which the channel is paused; it resumes at half."""
 
 
@@ -59,7 +59,6 @@ class Sink:
         self._pending_size = 0
         self._timer: IDelayedCall | None = None
         self._waited = False
-        self._paused = False
         self._busy = False  # something is under way in the worker
         self._checking = False
         self._closed = False
@@ -113,8 +112,8 @@ class Sink:
         self._pending.append((number, body))
         self._pending_size += len(body)
         self.received += len(body)
-        if self._pending_size >= _HIGH_WATER and not self._paused:
-            self._paused = True
+        if self._pending_size >= _HIGH_WATER and not self._talk.paused:
+            self._talk.paused = True
             self._talk.channel.pauseProducing()
 
     def _go_on(self) -> None:
@@ -154,8 +153,8 @@ class Sink:
             self._talk.heard()
             if self._progress is not None:
                 self._progress(size)
-            if self._paused and self._pending_size <= _HIGH_WATER >> 1:
-                self._paused = False
+            if self._talk.paused and self._pending_size <= _HIGH_WATER >> 1:
+                self._talk.paused = False
                 self._talk.channel.resumeProducing()
         self._go_on()
 

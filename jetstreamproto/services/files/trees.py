@@ -25,6 +25,7 @@ from jetstreamproto.services.files.model import (
     FileCode,
     Verdict,
     check_name,
+    is_good_name,
     read_path,
 )
 
@@ -101,9 +102,15 @@ def _add(tree: Tree, path: Path, there: str, found: os.stat_result) -> None:
 
 
 def _inside(tree: Tree, folder: Path) -> list[tuple[Path, os.stat_result]]:
+    found = []
     try:
         with os.scandir(folder) as entries:
-            return sorted((Path(one), one.stat(follow_symlinks=False)) for one in entries)
+            for entry in entries:
+                if is_good_name(entry.name):
+                    found.append((Path(entry), entry.stat(follow_symlinks=False)))
+                else:
+                    tree.left_out.append(f"{folder}: {entry.name!a} is no name to be sent")
+            return sorted(found)
     except OSError as error:
         tree.left_out.append(f"{folder}: {error.strerror}")
         return []

@@ -81,7 +81,7 @@ class RpcClient:
         if not 0 < seconds <= self._limits.timeout:
             return self._no_time(seconds)
         extra = encode_metadata(metadata, self._limits) if metadata else b""
-        if len(payload) > self._limits.shared:
+        if len(payload) > self._limits.shared and self.session.accepts_channels:
             stream = self._open(name, payload, seconds, extra, raw=raw, read=read)
             stream.end()
             return stream.result()

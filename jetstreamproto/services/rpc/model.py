@@ -124,7 +124,7 @@ class DeadlineWheel:
     each, and the owner needs one timer, for `earliest`.
     """
 
-    __slots__ = ("_due", "_slots")
+    __slots__ = ("_due", "_seconds", "_slots", "_step")
 
     _STEPS = 128  # slots to a deadline
     _FINEST = 0.001  # seconds
@@ -132,6 +132,7 @@ class DeadlineWheel:
     def __init__(self) -> None:
         self._slots: dict[float, set[int]] = {}
         self._due: list[float] = []  # a heap of the slots
+        self._seconds = self._step = 0.0  # of the latest call: most have the same
 
     @property
     def earliest(self) -> float | None:
@@ -140,9 +141,12 @@ class DeadlineWheel:
 
     def add(self, call: int, now: float, seconds: float) -> float:
         """Let `call` be over after `seconds`; its slot, which `discard` wants."""
-        step = self._FINEST
-        while step * self._STEPS < seconds:
-            step *= 2
+        if seconds != self._seconds:
+            step = self._FINEST
+            while step * self._STEPS < seconds:
+                step *= 2
+            self._seconds, self._step = seconds, step
+        step = self._step
         slot = (int((now + seconds) / step) + 1) * step
         calls = self._slots.get(slot)
         if calls is None:

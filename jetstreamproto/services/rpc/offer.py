@@ -14,7 +14,7 @@ from jetstreamproto.services.rpc.messages import RPC
 from jetstreamproto.services.rpc.model import ANY
 from jetstreamproto.services.rpc.registry import RpcRegistry
 from jetstreamproto.services.rpc.service import RpcServer
-from jetstreamproto.services.rpc.signatures import signatures
+from jetstreamproto.services.rpc.signatures import service_name, signatures
 
 METHODS = "methods"
 """The scope that says which methods may be called, as `demo.Calculator#*`."""
@@ -34,6 +34,10 @@ class RpcOffer(Offer):
 
     def __init__(self, targets: Sequence[str], permissions: Permissions) -> None:
         self._targets = [_load(target) for target in targets]
+        names = [service_name(target) for target in self._targets]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigurationError(f"--rpc: the service {name} is given twice")
         self._registry = RpcRegistry(lambda peer: permissions(peer, RPC, REGISTER, (ANY,)))
         self.server = RpcServer(
             [self._registry], permitted=lambda peer: permissions(peer, RPC, METHODS, (ANY,))

@@ -79,7 +79,12 @@ class RpcStream(ChannelProtocol):
         self._items = ItemQueue(channel, self._read_item, self._limits.buffered)
         milliseconds = 0 if seconds is None else int(seconds * 1000) or 1
         flags = Flag.STREAM | (Flag.RAW if self._raw else 0)
-        self._batch.put(encode_call(_CALL_ID, milliseconds, name, metadata, payload, flags))
+        try:
+            self._batch.put(encode_call(_CALL_ID, milliseconds, name, metadata, payload, flags))
+        except ChannelError as error:
+            self._finish(None, RpcError(RpcStatus.RESOURCE_EXHAUSTED, str(error), started=False))
+            channel.reset()
+            return
         if seconds is not None:
             self._timer = clock.callLater(seconds, self._late)
 

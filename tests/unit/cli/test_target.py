@@ -7,7 +7,13 @@ import unittest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetstreamproto.cli.target import DEFAULT_PORT, Target, parse_target
+from jetstreamproto.cli.target import (
+    DEFAULT_PORT,
+    Location,
+    Target,
+    parse_location,
+    parse_target,
+)
 
 ports = st.integers(1, 65535)
 labels = st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
@@ -42,6 +48,29 @@ class GoodTargets(unittest.TestCase):
 
     def test_a_name_with_its_final_dot(self) -> None:
         self.assertEqual(parse_target("example.org.:1"), Target("example.org", 1))
+
+
+class Locations(unittest.TestCase):
+    def test_with_a_path_and_without(self) -> None:
+        for text, path in (
+            ("host:1", ""),
+            ("host:1/", ""),
+            ("host:1//a", "a"),
+            ("host:1/a b/c.txt", "a b/c.txt"),
+            ("host:1/d/", "d/"),
+            ("host:1/a:b@c", "a:b@c"),
+        ):
+            self.assertEqual(parse_location(text), Location("host", 1, path))
+        self.assertEqual(parse_location("[::1]:7/x"), Location("::1", 7, "x"))
+        self.assertEqual(parse_location("host"), Location("host", DEFAULT_PORT, ""))
+
+    def test_it_is_known_as_its_target(self) -> None:
+        self.assertEqual(str(parse_location("host:1/secret/path")), "host:1")
+
+    def test_what_is_none(self) -> None:
+        for text in ("", "/", "/etc/passwd", "host:x/y", "a b/c"):
+            with self.subTest(text), self.assertRaises(ValueError):
+                parse_location(text)
 
 
 class BadTargets(unittest.TestCase):

@@ -126,7 +126,8 @@ class JetStreamServiceTests(SynchronousTestCase):
             service.startService()
         (datagrams,) = made
         self.assertEqual(
-            datagrams.given, (self.reactor, bound, self.factory, settings, listeners.transports)
+            datagrams.given,
+            (self.reactor, bound, self.factory, settings, listeners.transports, None),
         )
         admitted = self.factory.admit("127.0.0.1")
         assert isinstance(admitted, Admitted)

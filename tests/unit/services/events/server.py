@@ -17,8 +17,9 @@ from jetstreamproto.services.events.client import EventClient
 from jetstreamproto.services.events.journal import Work, answer, write_group
 from jetstreamproto.services.events.messages import EVENTS
 from jetstreamproto.services.events.model.limits import DEFAULT_LIMITS, EventLimits
+from jetstreamproto.services.events.reader import EventReader
 from jetstreamproto.services.events.service import event_service
-from jetstreamproto.services.events.store import EventReader, EventStore, open_database
+from jetstreamproto.services.events.store import EventStore, open_database
 from jetstreamproto.session.session import Session
 from jetstreamproto.testing import SessionPair
 from tests.doubles import QuickClock, make_pair
@@ -83,7 +84,13 @@ class VirtualJournal:
 class EventServer:
     """A broker on a database in `folder`, and sessions with it."""
 
-    def __init__(self, folder: Path, clock: Clock, limits: EventLimits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        clock: Clock,
+        limits: EventLimits = DEFAULT_LIMITS,
+        connect: Callable[..., Any] = make_pair,
+    ) -> None:
         path = folder / "events.sqlite"
         open_database(path)
         self.clock = clock
@@ -93,6 +100,7 @@ class EventServer:
         self.granted: dict[str, tuple[str, ...]] = {}
         self._pairs: list[SessionPair] = []
         self._crashed = False
+        self._connect = connect
         journal: Any = self.journal
         self.broker = EventBroker(journal, self.reader, clock, self.wall, limits)
 
@@ -107,7 +115,7 @@ class EventServer:
     def pair(self, **options: Any) -> SessionPair:
         """A new session with it."""
         service = event_service(lambda: self.broker, self.permissions)
-        pair = make_pair({EVENTS: service}, clock=self.clock, **options)
+        pair: SessionPair = self._connect({EVENTS: service}, clock=self.clock, **options)
         self._pairs.append(pair)
         return pair
 
@@ -117,7 +125,9 @@ class EventServer:
             return
         self._crashed = self.journal.held = True
         for pair in self._pairs:
-            pair.cut()
+            for session in (pair.server, pair.client):
+                session.abort()
+            pair.advance(0)
         if self.broker._trimming is not None:
             self.broker._trimming.cancel()
         self.store._db.close()
@@ -134,10 +144,13 @@ class EventCase(SynchronousTestCase):
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
         self.clock = QuickClock()
-        self.server = EventServer(self.folder, self.clock, self.limits)
+        self.server = EventServer(self.folder, self.clock, self.limits, self.connect)
         self.addCleanup(self.server.crash)
         self.pair = self.server.pair(latency=0.01)
         self.client = EventClient(self.pair.client)
+
+    def connect(self, services: Any, **options: Any) -> Any:
+        return make_pair(services, **options)
 
     def run_now(self, deferred: Deferred[Any]) -> Any:
         return self.pair.run(deferred)
@@ -145,7 +158,7 @@ class EventCase(SynchronousTestCase):
     def restart(self) -> None:
         """The server is killed, and started again on what it left."""
         self.server.crash()
-        self.server = EventServer(self.folder, self.clock, self.limits)
+        self.server = EventServer(self.folder, self.clock, self.limits, self.connect)
         self.addCleanup(self.server.crash)
 
     def reconnecting(self) -> ReconnectingClient:
@@ -176,6 +189,3 @@ class EventCase(SynchronousTestCase):
         self.assertNoResult(deferred)
         deferred.addErrback(lambda _: None)
         deferred.cancel()
-
-
-Receive = Callable[[Any], None]

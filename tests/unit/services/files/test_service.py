@@ -323,8 +323,9 @@ class GetTests(ServiceCase):
             (FileCode.NOT_A_FILE, "link"),
             (FileCode.BAD_NAME, "../local/secret"),
             (FileCode.BAD_NAME, "/etc/passwd"),
+            (FileCode.BAD_NAME, "\udcff"),
         ):
-            with self.subTest(there):
+            with self.subTest(ascii(there)):
                 self.fails(code, self.files.get(there, self.local / "x"))
         self.make("f", b"x", self.root)
         self.fails(FileCode.NOT_FOUND, self.files.get("f", self.local / "no" / "x"))
@@ -434,6 +435,18 @@ class HostileClientTests(ServiceCase):
             with self.subTest(message):
                 self.assert_reset(ResetCode.BAD_MESSAGE, self.raw(message))
 
+    def test_paths_that_lead_out(self) -> None:
+        """Our client would not even ask."""
+        for path in ("../local/secret", "/etc/passwd", "a/../../x", "\x1b[2J", "a\\b", "C:x"):
+            for request in (
+                encode_part(Kind.GET, GET.encode(Get(path))),
+                encode_part(Kind.LIST, LIST.encode(List(path))),
+                encode_part(Kind.FOLDER, FOLDER.encode(MakeFolder(path))),
+                self.offer_file(path),
+            ):
+                self.assert_reset(FileCode.BAD_NAME, self.raw(request))
+        self.assertEqual(os.listdir(self.home / "root"), [])
+
     def test_a_second_request(self) -> None:
         self.make("f", BIG, self.root)
         for request in (
@@ -531,6 +544,28 @@ class HostileClientTests(ServiceCase):
         self.assert_reset(ResetCode.TIMED_OUT, silent)
         self.hear(alive, Kind.HAVE)
         self.pair.run_until(lambda: self.offer.desk.operations == 1)
+
+    def test_a_disk_that_takes_long_is_waited_for(self) -> None:
+        """While the receiver is behind it does not listen, and the sender is not to blame."""
+        self.pair = self.connect(
+            settings=SessionSettings(heartbeat=1000, idle_timeout=2000), latency=0.001
+        )
+        waiting: list[Deferred[None]] = []
+
+        def slow(call: Any) -> Deferred[Any]:
+            if self.offer.desk.uploads and len(waiting) < 2:
+                waiting.append(Deferred())
+                return waiting[-1].addCallback(lambda _: call())
+            return at_once(call)
+
+        path = self.make("f", noise(24 << 20))
+        self.offer.desk.open(self.offer.desk.folder, slow)
+        sending = self.client(self.pair).send(path, "f")
+        self.pair.advance(1)
+        waiting[0].callback(None)
+        self.pair.advance(5 * PATIENCE)
+        waiting[1].callback(None)
+        self.assertEqual(self.run_(sending).sent, 24 << 20)
 
     def test_too_many_operations(self) -> None:
         with mock.patch.object(service, "MAX_OPERATIONS", 3):

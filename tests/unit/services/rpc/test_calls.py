@@ -179,6 +179,19 @@ class ErrorTests(CallCase):
         self.start(client_settings=SessionSettings(max_message=1000))
         self.assertIs(self.status(self.proxy.zeros(2000)), RpcStatus.RESOURCE_EXHAUSTED)
 
+    def test_arguments_that_the_server_would_refuse(self) -> None:
+        self.start(settings=SessionSettings(max_message=100_000))
+        for size in (50_000, 99_990, 200_000):
+            call = self.proxy.upper(bytes(size))
+            if size == 50_000:
+                self.assertEqual(len(self.pair.run(call)), size)
+            else:
+                error = self.fails(call)
+                self.assertEqual(error.status, RpcStatus.RESOURCE_EXHAUSTED)
+                self.assertFalse(error.started)
+        self.pair.advance(1.0)
+        self.assertEqual(len(self.pair.client.channels), 1)
+
     def test_a_result_of_another_type(self) -> None:
         call = self.client.call("test.Calculator#add", 1, read=lambda _: int("x"))
         self.assertIs(self.status(call), RpcStatus.INTERNAL)
@@ -286,6 +299,8 @@ class EndTests(CallCase):
         self.assertEqual(self.pair.clock.seconds(), start)
         self.assertEqual(self.target.cancelled, 1)
         error = self.failureResultOf(self.proxy.add(1), RpcError).value
+        self.assertEqual((error.status, error.started), (RpcStatus.UNAVAILABLE, False))
+        error = self.failureResultOf(self.proxy.upper(bytes(100_000)), RpcError).value
         self.assertEqual((error.status, error.started), (RpcStatus.UNAVAILABLE, False))
 
     def test_a_server_that_drains_finishes_its_calls_and_takes_no_more(self) -> None:

@@ -47,6 +47,8 @@ class RpcOfferTests(unittest.TestCase):
         ):
             with self.subTest(target), self.assertRaisesRegex(ConfigurationError, word):
                 RpcOffer([target], everything)
+        with self.assertRaisesRegex(ConfigurationError, "twice"):
+            RpcOffer([TARGET, "tests.unit.services.rpc.test_offer:INSTANCE"], everything)
 
     def test_the_rules_of_access_decide(self) -> None:
         asked = set()

@@ -1,0 +1,1 @@
+"""The rules of chat: names, texts, rooms, who may do what, how fast."""

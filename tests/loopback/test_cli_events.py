@@ -1,0 +1,95 @@
+"""`jetstream pub`, `sub` and `stream` with `twistd jetstream`."""
+
+from __future__ import annotations
+
+import json
+import signal
+import tempfile
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tests.loopback.command import CliCase
+from tests.loopback.test_cli_tunnel import Twistd
+
+
+class EventCommandTests(CliCase):
+    folder: ClassVar[Any]
+    server: ClassVar[Any]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.server = Twistd(Path(cls.folder.name), rules="")
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        cls.server.kill()
+        cls.folder.cleanup()
+
+    def command(self, *words: str, given: bytes = b"") -> tuple[int, bytes, str]:
+        name, *rest = words
+        home = {"JETSTREAM_HOME": self.folder.name}
+        address = f"127.0.0.1:{self.server.port}"
+        return self.run_command(name, address, *rest, given=given, environ=home)
+
+    def test_lines_in_and_lines_out(self) -> None:
+        self.assertEqual(self.command("stream", "add", "orders", "orders.>")[0], 0)
+        status, out, err = self.command(
+            "pub", "orders.new", "--json", given=b"a\n\xff\n\x1b[2J\nlast"
+        )
+        self.assertEqual((status, err), (0, ""))
+        report = json.loads(out)
+        self.assertEqual((report["published"], report["stored"]), (4, 4))
+        status, out, _ = self.command("sub", "orders.*", "--from", "all", "-C", "4")
+        self.assertEqual((status, out), (0, b"a\n\xff\n\x1b[2J\nlast\n"))
+        _, out, _ = self.command("sub", "orders.*", "--from", "seq:2", "-C", "2", "--json")
+        events = [json.loads(line) for line in out.splitlines()]
+        self.assertEqual([e["sequence"] for e in events], [2, 3])
+        self.assertEqual((events[0]["base64"], events[1]["data"]), ("/w==", "\x1b[2J"))
+        self.assertNotIn(b"\x1b", out)
+        durable = ("sub", "orders.*", "--durable", "d", "--from", "all")
+        self.assertEqual(self.command(*durable, "-C", "1")[1], b"a\n")
+        self.assertEqual(self.command(*durable, "-W", "0.5")[:2], (0, b"\xff\n\x1b[2J\nlast\n"))
+        _, out, _ = self.command("stream", "info", "orders", "--json")
+        self.assertEqual(json.loads(out)["consumers"][0]["floor"], 4)
+        self.assertEqual(self.command("stream", "rm", "orders")[0], 0)
+        self.assertEqual(json.loads(self.command("stream", "ls", "--json")[1]), {"streams": []})
+
+    def test_live(self) -> None:
+        address = f"127.0.0.1:{self.server.port}"
+        home = {"JETSTREAM_HOME": self.folder.name}
+        process = self.start("sub", address, "live.>", "-C", "2", "-v", environ=home)
+        for _ in range(100):
+            self.command("pub", "live.a", "hello")
+            if process.poll() is not None:
+                break
+        assert process.stdout is not None
+        self.assertEqual(process.stdout.read(), b"live.a hello\n" * 2)
+
+    def test_what_is_wrong(self) -> None:
+        for status, kind, words in (
+            (2, "Usage", ("pub", "a.*", "x")),
+            (2, "Usage", ("pub", "$dead.a", "x")),
+            (2, "Usage", ("sub", "a..b")),
+            (2, "Usage", ("sub", "a", "--from", "yesterday")),
+            (2, "Usage", ("sub", "a", "--from", "time:soon")),
+            (2, "Usage", ("sub", "a", "-C", "0")),
+            (1, "EventError", ("sub", "nothing.kept", "--from", "all")),
+            (1, "EventError", ("stream", "rm", "none")),
+            (5, "EndedEarly", ("sub", "quiet", "-C", "1", "-W", "0.2")),
+        ):
+            with self.subTest(words):
+                found, out, _ = self.command(*words, "--json")
+                self.assertEqual((found, json.loads(out)["error"]["kind"]), (status, kind))
+
+    def test_a_signal_ends_it_with_one_object(self) -> None:
+        address = f"127.0.0.1:{self.server.port}"
+        home = {"JETSTREAM_HOME": self.folder.name}
+        process = self.start("sub", address, "x", "--json", "-W", "30", environ=home)
+        try:
+            process.wait(2.5)
+        except Exception:
+            process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=30)
+        self.assertEqual(process.returncode, -signal.SIGINT)
+        self.assertEqual(json.loads(out)["error"]["kind"], "Interrupted")
