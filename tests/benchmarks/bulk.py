@@ -1,14 +1,14 @@
 """One session, one direction, as fast as it goes: incompressible 64 KiB messages, encrypted.
 
 The receiver counts the bytes, and the clock stops when its count has come back to the sender.
-`--peers udp udp-1472 udp-fec udp-fec-1472` adds ours over UDP; `--peers aioquic` adds QUIC, if that
-package is installed.
+`--peers udp udp-1472 udp-fec udp-fec-1472 quic quic-1472` adds ours over UDP and QUIC;
+`--peers aioquic` adds that library's own server and client.
 """
 
 from __future__ import annotations
 
 from tests.benchmarks import arguments
-from tests.benchmarks.contenders.udp import VARIANTS
+from tests.benchmarks.contenders import quic, udp
 from tests.benchmarks.job import Job
 from tests.benchmarks.runner import certificate, rounds, run_pair
 from tests.benchmarks.table import Column
@@ -24,7 +24,10 @@ _MARGIN = 60.0  # seconds that a run may take beyond its own time
 
 def main() -> None:
     options = arguments.parser(
-        "Bulk throughput in MB/s (1e6 bytes).", ["tls", "tcp"], 5, others=[*VARIANTS, "aioquic"]
+        "Bulk throughput in MB/s (1e6 bytes).",
+        ["tls", "tcp"],
+        5,
+        others=[*udp.VARIANTS, *quic.VARIANTS, "aioquic"],
     )
     options.add_argument("--seconds", type=float, default=3.0, help="of sending in each round")
     chosen = options.parse_args()

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from tests.benchmarks import arguments
-from tests.benchmarks.contenders.udp import VARIANTS
+from tests.benchmarks.contenders import quic, udp
 from tests.benchmarks.job import Job
 from tests.benchmarks.runner import Figures, certificate, rounds, run_pair
 from tests.benchmarks.table import Column
@@ -23,7 +23,9 @@ _MARGIN = 60.0  # seconds that a run may take beyond its own time
 
 
 def main() -> None:
-    options = arguments.parser("Round trips of 64 bytes.", ["amp", "int32"], 5, others=VARIANTS)
+    options = arguments.parser(
+        "Round trips of 64 bytes.", ["amp", "int32"], 5, others=[*udp.VARIANTS, *quic.VARIANTS]
+    )
     options.add_argument("--seconds", type=float, default=2.0, help="of calling in each round")
     options.add_argument(
         "--concurrency", type=int, nargs="+", default=[64, 1], help="calls outstanding"

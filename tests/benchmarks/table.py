@@ -36,6 +36,8 @@ NAMES = {
     "udp-fec": "JetStreamProto, UDP, FEC 10+2",
     "udp-fec-1472": "JetStreamProto, UDP, FEC 10+2, 1472",
     "aioquic": "aioquic, QUIC",
+    "quic": "JetStreamProto, QUIC",
+    "quic-1472": "JetStreamProto, QUIC, 1472",
     "udp-bbr": "JetStreamProto, UDP, bbr",
     "udp-cubic": "JetStreamProto, UDP, cubic",
     "udp-newreno": "JetStreamProto, UDP, newreno",
