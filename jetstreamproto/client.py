@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from twisted.application.internet import ClientService, backoffPolicy
 from twisted.application.service import Service
@@ -12,6 +12,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -140,6 +141,7 @@ class ReconnectingClient(Service):
             make = partial(endpoint.open, factory)
         elif factory is not None:
             make = partial(_start, endpoint, factory)
+        self._clock = clock
         self._connections = ClientService(
             _SessionEndpoint(make, prepare),
             Factory.forProtocol(_SessionHolder),
@@ -170,6 +172,15 @@ class ReconnectingClient(Service):
             if session.accepts_channels:
                 return session
             await session.when_closed()
+            # Those who hear of the end of a session before the service does may ask for the next.
+            await deferLater(self._clock_in_use(), 0)
+
+    def _clock_in_use(self) -> IReactorTime:
+        if self._clock is None:
+            from twisted.internet import reactor
+
+            self._clock = cast(IReactorTime, reactor)
+        return self._clock
 
 
 class _SessionHolder(Protocol):

@@ -106,7 +106,10 @@ class UringReactor(TunedReactor):
         transport.reset()
         self._on_ring.discard(transport)
         if self.ring is not None and slot is not None:
-            self.ring.discard(slot)
+            try:
+                self.ring.discard(slot)
+            except OSError:  # on another thread, say; the socket has to be closed all the same
+                log.err()
 
     def tell_again(self, transport: RingTransport, held: list[tuple[int, Any]]) -> None:
         """Events that came while a transport was paused come before all others."""

@@ -133,36 +133,10 @@ class KeyValueCommandTests(CliCase):
             (1, "at most 512 bytes", ("get", "e/" + "k" * 600)),
         ):
             self.fails(status, message, "kv", address, *arguments)
-        for arguments in (
-            (),
-            ("bogus",),
-            ("get",),
-            ("get", "nokey"),
-            ("get", "e/"),
-            ("set", "e/k"),
-            ("set", "e/k", "v", "--ttl", "0"),
-            ("hset", "e/k", "f"),
-            ("hset", "e/k", "f", "-", "g", "-"),
-            ("incr", "e/k", "much"),
-            ("keys", "e/", "--limit", "0"),
-        ):
-            status, out, err = self.kv(*arguments)
-            self.assertEqual((status, out), (2, b""), arguments)
-            self.assertIn("Usage: jetstream kv", err)
         status, out, err = self.kv("set", "e/k", "-", given=bytes((1 << 20) + 1))
         self.assertEqual(
             (status, err), (1, "jetstream: standard input: a value has at most 1048576 bytes\n")
         )
-
-    def test_help_shows_where_the_server_belongs(self) -> None:
-        usage = self.run_command("kv", "h:1", "get", "--help")[1].decode().splitlines()[0]
-        self.assertEqual(usage, "Usage: jetstream kv HOST:PORT get [OPTIONS] BUCKET/KEY")
-        for arguments in (("kv", "--help"), ("kv", "h:1", "--help")):
-            status, out, _ = self.run_command(*arguments)
-            self.assertEqual(status, 0)
-            self.assertIn(
-                "Usage: jetstream kv HOST:PORT COMMAND", out.decode().replace("[OPTIONS] ", "")
-            )
 
 
 class AccessTests(CliCase):

@@ -293,6 +293,7 @@ class Subscription:
             self._done.update(dict.fromkeys(sequences))
             while len(self._done) > _REMEMBERED:
                 self._done.popitem(last=False)
+            self._forget_repeated()
         last = self._answers[-1] if self._answers else None
         if last is not None and last[:2] == (answer, delay):
             last[2].extend(sequences)
@@ -302,6 +303,14 @@ class Subscription:
             self._flush = self._clock.callLater(0, self._tell)
         self._told.append(told)
         return told
+
+    def _forget_repeated(self) -> None:
+        """What has come again, and waits here, is not to be given out once it is done."""
+        if any(event.attempt > 1 for event in self._events):
+            kept = [event for event in self._events if event.sequence not in self._done]
+            self._events = deque(kept)
+            self._size = 0
+            self._count(kept, 1)
 
     def _tell(self) -> None:
         """Send what was answered in this turn."""

@@ -89,6 +89,30 @@ class ReconnectingTests(EventCase):
             self.run_now(client.publish("a", b""))
         self.assertNotIsInstance(raised.exception, AssertionError)
 
+    def test_what_is_acknowledged_after_a_reconnect_does_not_come_again(self) -> None:
+        """It was delivered again meanwhile, and waits here."""
+        self.run_now(self.client.publish_many([("s.a", b"1"), ("s.a", b"2")]))
+        consuming = self.client.subscribe("s.a", durable="d", start=Start.ALL)
+        subscription = self.run_now(consuming)
+        first, second = self.take(subscription, 2)
+        self.pair.cut()
+        self.advance(5)
+        self.assertEqual([e.attempt for e in subscription._events], [2, 2])
+        self.run_now(subscription.ack(first))
+        again = self.take(subscription, 1)[0]
+        self.assertEqual((again.payload, again.attempt), (second.payload, 2))
+        self.waits(subscription.get())
+
+    def test_what_comes_again_while_its_acknowledgement_is_under_way_is_dropped(self) -> None:
+        self.run_now(self.client.publish("s.a", b"1"))
+        consuming = self.client.subscribe("s.a", durable="d", start=Start.ALL, ack_wait=2.0)
+        subscription = self.run_now(consuming)
+        event = self.take(subscription, 1)[0]
+        self.advance(1.99)
+        acknowledging = subscription.ack(event)  # it arrives 10 ms too late
+        self.waits(subscription.get())
+        self.assertIsNone(self.successResultOf(acknowledging))
+
     def test_closing_waits_for_what_is_not_confirmed(self) -> None:
         waiting = self.client.publish("s.a", b"x")
         self.run_now(self.client.close())
