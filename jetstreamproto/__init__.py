@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         ChannelClosed,
         ChannelError,
         ChannelReset,
+        ChatError,
         EventError,
         FileError,
         HandshakeError,
@@ -41,6 +42,11 @@ if TYPE_CHECKING:
     from jetstreamproto.reliability.settings import DatagramSettings
     from jetstreamproto.security.identity import Identity
     from jetstreamproto.security.trust import CertificateAuthority, KnownHosts, PinnedKeys
+    from jetstreamproto.services.chat.client import ChatClient
+    from jetstreamproto.services.chat.model.codes import ChatCode
+    from jetstreamproto.services.chat.model.notice import Member, Notice, NoticeKind
+    from jetstreamproto.services.chat.room import ChatRoom
+    from jetstreamproto.services.chat.service import ChatOffer
     from jetstreamproto.services.events.broker import EventBroker
     from jetstreamproto.services.events.client import EventClient
     from jetstreamproto.services.events.model.event import Event, Policy, Receipt, Start
@@ -81,6 +87,11 @@ _HOMES = {
     "ChannelError": "jetstreamproto.errors",
     "ChannelProtocol": "jetstreamproto.session.protocol",
     "ChannelReset": "jetstreamproto.errors",
+    "ChatClient": "jetstreamproto.services.chat.client",
+    "ChatCode": "jetstreamproto.services.chat.model.codes",
+    "ChatError": "jetstreamproto.errors",
+    "ChatOffer": "jetstreamproto.services.chat.service",
+    "ChatRoom": "jetstreamproto.services.chat.room",
     "DatagramSettings": "jetstreamproto.reliability.settings",
     "Destination": "jetstreamproto.opening.destination",
     "Event": "jetstreamproto.services.events.model.event",
@@ -106,9 +117,12 @@ _HOMES = {
     "KeyValueOffer": "jetstreamproto.services.kv.service",
     "KeyWatch": "jetstreamproto.services.kv.watch",
     "KnownHosts": "jetstreamproto.security.trust",
+    "Member": "jetstreamproto.services.chat.model.notice",
     "MessageTooLarge": "jetstreamproto.errors",
     "Mode": "jetstreamproto.wire.session_messages",
     "NotAllowed": "jetstreamproto.errors",
+    "Notice": "jetstreamproto.services.chat.model.notice",
+    "NoticeKind": "jetstreamproto.services.chat.model.notice",
     "Overwrite": "jetstreamproto.services.files.model",
     "PinnedKeys": "jetstreamproto.security.trust",
     "Policy": "jetstreamproto.services.events.model.event",
@@ -160,6 +174,11 @@ __all__ = [
     "ChannelError",
     "ChannelProtocol",
     "ChannelReset",
+    "ChatClient",
+    "ChatCode",
+    "ChatError",
+    "ChatOffer",
+    "ChatRoom",
     "DatagramSettings",
     "Destination",
     "Event",
@@ -185,9 +204,12 @@ __all__ = [
     "KeyValueOffer",
     "KeyWatch",
     "KnownHosts",
+    "Member",
     "MessageTooLarge",
     "Mode",
     "NotAllowed",
+    "Notice",
+    "NoticeKind",
     "Overwrite",
     "PinnedKeys",
     "Policy",

@@ -97,7 +97,7 @@ typedef struct {
     int fd;
     unsigned to_submit;
     unsigned sq_entries, sq_mask, cq_mask, cq_entries;
-    unsigned *sq_head, *sq_tail, *sq_flags, *sq_array, *cq_head, *cq_tail, *cq_overflow;
+    unsigned *sq_head, *sq_tail, *sq_array, *cq_head, *cq_tail, *cq_overflow;
     struct io_uring_sqe *sqes;
     struct io_uring_cqe *cqes;
     void *rings;
@@ -720,7 +720,6 @@ map_rings(Ring *ring, const struct io_uring_params *p)
     ring->sq_mask = p->sq_entries - 1;
     ring->sq_head = (unsigned *)(base + p->sq_off.head);
     ring->sq_tail = (unsigned *)(base + p->sq_off.tail);
-    ring->sq_flags = (unsigned *)(base + p->sq_off.flags);
     ring->sq_array = (unsigned *)(base + p->sq_off.array);
     ring->cq_entries = p->cq_entries;
     ring->cq_mask = p->cq_entries - 1;
@@ -805,7 +804,7 @@ static int
 Ring_init(Ring *ring, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"entries", "completions", "buffers", "buffer_size", NULL};
-    unsigned entries = 1024, completions = 8192, buffers = 1024, size = 8192;
+    unsigned entries = 512, completions = 4096, buffers = 1024, size = 8192;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|IIII", names, &entries, &completions,
                                      &buffers, &size)) {
         return -1;
@@ -1238,7 +1237,7 @@ static PyMethodDef ring_methods[] = {
 };
 
 static PyType_Slot ring_slots[] = {
-    {Py_tp_doc, "Ring(entries=1024, completions=8192, buffers=1024, buffer_size=8192)\n\n"
+    {Py_tp_doc, "Ring(entries=512, completions=4096, buffers=1024, buffer_size=8192)\n\n"
                 "An io_uring. Raises OSError where the kernel has none, or none that will do."},
     {Py_tp_new, Ring_new},
     {Py_tp_init, Ring_init},

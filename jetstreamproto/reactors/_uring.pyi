@@ -16,8 +16,8 @@ READABLE: Final[int]
 class Ring:
     def __init__(
         self,
-        entries: int = 1024,
-        completions: int = 8192,
+        entries: int = 512,
+        completions: int = 4096,
         buffers: int = 1024,
         buffer_size: int = 8192,
     ) -> None: ...

@@ -63,6 +63,16 @@ def _explain(error: OSError) -> str:
     return meaning.get(error.errno or 0, f"the kernel refuses a ring: {error.strerror}")
 
 
+def _ring() -> Ring:
+    """A ring, a small one where RLIMIT_MEMLOCK allows no more: some 115 KiB, or 30."""
+    try:
+        return Ring()
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        return Ring(128, 512, 512)
+
+
 @implementer(IReactorDaemonize)
 class UringReactor(TunedReactor):
     """The tuned epoll reactor, with TCP and UDP on an io_uring.
@@ -151,7 +161,7 @@ class UringReactor(TunedReactor):
         if not self.may_use_ring:
             return None
         try:
-            ring = Ring()
+            ring = _ring()
             ring.watch(self._poller.fileno())
         except OSError as error:
             _log.warn("going on with epoll: {reason}", reason=_explain(error))

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from jetstreamproto.server.access import AccessRules
 from jetstreamproto.server.config import ServerConfig
+from jetstreamproto.services.chat.messages import CHAT
+from jetstreamproto.services.chat.service import ChatOffer
 from jetstreamproto.services.echo import DISCARD, ECHO, Discard, Echo
 from jetstreamproto.services.events.messages import EVENTS
 from jetstreamproto.services.events.offer import EventOffer
@@ -31,9 +33,14 @@ def make_offers(config: ServerConfig, access: AccessRules) -> Sequence[Offer]:
     )
     calls = RpcOffer(config.rpc, access.patterns)
     offers: list[Offer] = [measuring, tunnel, calls]
-    if config.workers == 1:  # what one process publishes, subscribers of another would not get
-        offers.append(EventOffer(config.data_dir, access.patterns))
-    offers.append(KeyValueOffer(config.data_dir, access.patterns, config.kv_size))
+    events = EventOffer(config.data_dir, access.patterns)
+    offers.append(events)
+    offers.append(ChatOffer(config.data_dir, events, access.patterns))
+
+    def publish(topic: str, payload: bytes) -> object:
+        return events.broker.publish(topic, payload)
+
+    offers.append(KeyValueOffer(config.data_dir, access.patterns, config.kv_size, publish=publish))
     if config.files is not None:
         offers.append(FileOffer(config.files.path, config.files.writable, access.patterns))
     return offers
@@ -43,5 +50,5 @@ def opened_services(config: ServerConfig) -> Sequence[str]:
     """What every peer may use unless there are rules, because the configuration says so."""
     opened = [] if config.files is None else [FILES]
     if not config.allow_anonymous:
-        opened += [EVENTS, KV, RPC]
+        opened += [CHAT, EVENTS, KV, RPC]
     return opened

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from jetstreamproto.server.access import ANYONE
+from jetstreamproto.services.chat.hall import ROOMS
+from jetstreamproto.services.chat.messages import CHAT
+from jetstreamproto.services.chat.model.names import read_room_pattern
 from jetstreamproto.services.events.messages import EVENTS
 from jetstreamproto.services.events.model.topics import check_pattern as check_topics
 from jetstreamproto.services.events.service import DEFAULT_SCOPES as EVENT_SCOPES
@@ -28,6 +31,7 @@ ReadPattern = Callable[[str], str]
 """A pattern in its canonical form; raises `ValueError` for what is none."""
 
 SCOPES: Mapping[str, Mapping[str, ReadPattern]] = {
+    CHAT: {ROOMS: read_room_pattern},
     EVENTS: dict.fromkeys(EVENT_SCOPES, check_topics),
     FILES: {READ: read_pattern, WRITE: read_pattern},
     RPC: {METHODS: check_pattern, REGISTER: check_pattern},

@@ -1,4 +1,4 @@
-"""Key-value over every transport, in virtual time; over UDP and QUIC on a path that loses packets."""
+"""Key-value over every transport, in virtual time; over UDP and QUIC with losses."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ class KeyValueCommandTests(CliCase):
             (1, "at most 512 bytes", ("get", "e/" + "k" * 600)),
         ):
             self.fails(status, message, "kv", address, *arguments)
-        status, out, err = self.kv("set", "e/k", "-", given=bytes((1 << 20) + 1))
+        status, _, err = self.kv("set", "e/k", "-", given=bytes((1 << 20) + 1))
         self.assertEqual(
             (status, err), (1, "jetstream: standard input: a value has at most 1048576 bytes\n")
         )

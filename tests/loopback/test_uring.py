@@ -603,6 +603,27 @@ class RefusedRingTests(UringTestCase):
         self.until(lambda: factory.protocols[0].reason)
         self.stopped(port)
 
+    def test_too_little_memory_may_be_locked(self) -> None:
+        made: list[Any] = []
+
+        def ring(*sizes: int) -> Any:
+            made.append(sizes)
+            if not sizes:
+                raise OSError(errno.ENOMEM, "no memory")
+            return whole(*sizes)
+
+        whole = uring.Ring
+        port, factory = self.listen(EchoProtocol)
+        with mock.patch.object(uring, "Ring", ring):
+            self.turns()
+        self.assertEqual(len(made), 2)
+        peer = self.peer(port)
+        self.until(lambda: factory.protocols)
+        peer.sendall(b"x")
+        self.turns()
+        self.assertEqual(peer.recv(1), b"x")
+        self.assertTrue(self.reactor.may_use_ring)
+
     def test_the_reason_is_told(self) -> None:
         for code, word in (
             (errno.EPERM, "seccomp"),

@@ -129,6 +129,18 @@ class ReconnectingTests(ClientCase):
         self.endpoint.transports[-1].lose(ConnectionLost())
         self.assertIsNot(self.pair.run(client.when_connected()), first)
 
+    def test_asking_for_the_next_session_while_the_old_one_breaks(self) -> None:
+        """Callbacks hear of the end before the service does."""
+        client = self.start()
+        first = self.pair.run(client.when_connected())
+        inbox = self.pair.run(first.open("echo"))
+        following = inbox.get().addErrback(lambda _: client.when_connected())
+        self.endpoint.transports[-1].lose(ConnectionLost())
+        self.assertNoResult(following)
+        second: Any = self.pair.run(following)
+        self.assertIsNot(second, first)
+        self.assertTrue(second.accepts_channels)
+
     def test_it_connects_again_after_a_cut(self) -> None:
         client = self.start()
         first = self.pair.run(client.when_connected())

@@ -92,7 +92,7 @@ class Hall:
         Raises `ChatError`.
         """
         name, claimed = self.people.name_for(identity, wanted)
-        if wanted and identity.key is not None:
+        if wanted and identity.key is not None and not self.people.is_used(identity, name):
             saving = self.registry.save_name(name_key(name), name, identity.key, self.wall())
             try:
                 await saving

@@ -100,5 +100,3 @@ def _notice(event: Event) -> Notice | None:
     except WireError as error:
         _log.error("event {n} of the history: {error}", n=event.sequence, error=str(error))
         return None
-
-

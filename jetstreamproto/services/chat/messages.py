@@ -39,7 +39,7 @@ class Request(NamedTuple):
 
     since: int = 0
     number: int = 0
-    count: int = 0
+    history: int = 0
     action: int = Action.HELLO
     version: int = 0
     room: str = ""
@@ -51,6 +51,7 @@ class Request(NamedTuple):
 class Answer(NamedTuple):
     """What came of a request, or notices only if `number` is 0."""
 
+    last: int = 0
     number: int = 0
     retry_ms: int = 0
     code: int = 0

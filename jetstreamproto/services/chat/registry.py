@@ -71,7 +71,9 @@ class Registry:
         for room, standing in self._db.execute("SELECT room, standing FROM mutes"):
             mutes.setdefault(room, []).append(standing)
         rows = self._db.execute("SELECT name, owner, topic FROM rooms").fetchall()
-        return [KeptRoom(*row, mutes=tuple(mutes.get(row[0], ()))) for row in rows]
+        return [
+            KeptRoom(name, owner, topic, tuple(mutes.get(name, ()))) for name, owner, topic in rows
+        ]
 
     def save_name(self, key: str, name: str, identity: str, now: int) -> Deferred[None]:
         """An identity uses a name that is its own. The last one used counts."""

@@ -30,6 +30,7 @@ from jetstreamproto.services.chat.messages import (
     Answer,
     Request,
 )
+from jetstreamproto.services.chat.model.bucket import TokenBucket
 from jetstreamproto.services.chat.model.codes import ChatCode
 from jetstreamproto.services.chat.model.limits import MAX_HISTORY
 from jetstreamproto.services.chat.model.names import check_room, check_text, check_topic, name_key
@@ -61,6 +62,7 @@ class Visitor(ChannelProtocol):
         self._hall = self._get_hall()
         self._identity = identity_of(self.channel.session)
         limits = self._hall.limits
+        self._bucket = TokenBucket(limits.burst, limits.rate, self._hall.clock.seconds())
         self._timer = self._hall.clock.callLater(limits.hello_timeout, self._too_late)
 
     def message_received(self, message: bytes) -> None:
@@ -120,15 +122,16 @@ class Visitor(ChannelProtocol):
             return answer._replace(number=number)
         except ChatError as refusal:
             retry = min(int(refusal.retry_after * 1000) + 1, 1 << 31) if refusal.retry_after else 0
-            return Answer(number, retry, refusal.code, reason=refusal.reason)
+            return Answer(number=number, retry_ms=retry, code=refusal.code, reason=refusal.reason)
 
     async def _do(self, request: Request) -> Answer:
         person = self._person
-        if person is None:
-            return await self._hello(request)
-        wait = person.bucket.take(self._hall.clock.seconds())
+        bucket = self._bucket if person is None else person.bucket
+        wait = bucket.take(self._hall.clock.seconds())
         if wait:
             raise ChatError(ChatCode.TOO_FAST, f"not so fast: wait for {wait:.1f} s", wait)
+        if person is None:
+            return await self._hello(request)
         handler = _HANDLERS.get(request.action)
         if handler is None:
             raise ChatError(ChatCode.UNSUPPORTED, f"there is no action {request.action} here")
@@ -171,6 +174,7 @@ class Visitor(ChannelProtocol):
             hall.tell([link for link in room.links if link is not self], notice)
         history, complete = self._past(room, request)
         return Answer(
+            last=room.history[-1] if room.history else 0,
             complete=complete,
             room=room.name,
             topic=room.topic,
@@ -182,7 +186,7 @@ class Visitor(ChannelProtocol):
         """The history that is asked for, and whether nothing after `since` is missing."""
         known = room.history
         if not request.since:
-            count = min(request.count, len(known))
+            count = min(request.history, len(known))
             return self._hall.history.read(list(known)[len(known) - count :]), True
         wanted = [sequence for sequence in known if sequence > request.since]
         found = self._hall.history.read(wanted)

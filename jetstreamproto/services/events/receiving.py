@@ -60,6 +60,7 @@ class Subscription:
         self._stream_id = 0
         self._events: deque[Event] = deque()
         self._size = 0
+        self._repeated = False  # whether some that wait have come before
         self._waiting: deque[tuple[Deferred[Any], bool]] = deque()  # and whether for all
         self._link: _Link | None = None
         self._started: Deferred[Subscription] | None = None
@@ -228,6 +229,7 @@ class Subscription:
             if known:  # they were acknowledged while they came again
                 self._answer(Answer.DONE, 0.0, known).addErrback(lambda _: None)
                 events = [event for event in events if event.sequence not in self._done]
+            self._repeated = self._repeated or any(event.attempt > 1 for event in events)
         elif self.stream:
             self._request = self._request._replace(origin=events[-1].sequence + 1)
         if not events:
@@ -306,11 +308,12 @@ class Subscription:
 
     def _forget_repeated(self) -> None:
         """What has come again, and waits here, is not to be given out once it is done."""
-        if any(event.attempt > 1 for event in self._events):
+        if self._repeated:
             kept = [event for event in self._events if event.sequence not in self._done]
             self._events = deque(kept)
             self._size = 0
             self._count(kept, 1)
+            self._repeated = any(event.attempt > 1 for event in kept)
 
     def _tell(self) -> None:
         """Send what was answered in this turn."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
+from jetstreamproto.services.kv.announcing import Publish, announce
 from jetstreamproto.services.kv.model import KV
 from jetstreamproto.services.kv.requests import KeyValueChannel
 from jetstreamproto.services.kv.sqlite import InThread, SqliteStore
@@ -41,8 +43,11 @@ class KeyValueOffer(Offer):
     What a peer may read and write is up to `permissions`; without any it is everything, for
     those whom the factory's `access` lets use the service. `limit` is the most that the file may
     take, in bytes, and `now` the time in Unix milliseconds. The file is opened when the server
-    starts, or if there is none yet, made when somebody first uses the service.
+    starts, or if there is none yet, made when somebody first uses the service. `publish` takes
+    changes as events, see `announcing`.
     """
+
+    single = True
 
     def __init__(
         self,
@@ -51,6 +56,7 @@ class KeyValueOffer(Offer):
         limit: int = 1 << 30,
         now: Callable[[], int] = _unix_milliseconds,
         in_thread: InThread | None = None,
+        publish: Publish | None = None,
     ) -> None:
         super().__init__({KV: self._make})
         self._now = now
@@ -58,6 +64,7 @@ class KeyValueOffer(Offer):
         self._path = data_dir / FILE
         self._permissions = permissions
         self._limit = limit
+        self._committed = partial(announce, publish) if publish is not None else None
         self._reactor: Any = None
         self._threads: ThreadPool | None = None
         self._open: tuple[SqliteStore, Watches] | None = None
@@ -77,7 +84,14 @@ class KeyValueOffer(Offer):
     def open_store(self) -> tuple[Store, Watches]:
         """The store and its watches. Raises `ConfigurationError` when it cannot be opened."""
         if self._open is None:
-            store = SqliteStore(self._path, self._reactor, self._now, self._in_thread, self._limit)
+            store = SqliteStore(
+                self._path,
+                self._reactor,
+                self._now,
+                self._in_thread,
+                self._limit,
+                self._committed,
+            )
             self._open = store, Watches(store, self._reactor)
         return self._open
 

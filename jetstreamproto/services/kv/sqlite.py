@@ -19,6 +19,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from jetstreamproto.errors import ConfigurationError
+from jetstreamproto.services.kv.announcing import Touched
 from jetstreamproto.services.kv.model import Head, Refusal, Status, Step
 from jetstreamproto.services.kv.store import Changes, Outcome, Position
 from jetstreamproto.services.kv.tables import LAYOUT, Tables
@@ -57,6 +58,7 @@ class _Job(NamedTuple):
 class SqliteStore:
     """A `Store` in one file of at most `limit` bytes. `now` is the time in Unix milliseconds.
 
+    `committed` is told what has been changed by this process, once it is on disk.
     Raises `ConfigurationError` when the file cannot be used.
     """
 
@@ -67,8 +69,10 @@ class SqliteStore:
         now: Callable[[], int],
         in_thread: InThread,
         limit: int = 1 << 40,
+        committed: Callable[[Sequence[Touched]], None] | None = None,
     ) -> None:
         self._clock = clock
+        self._committed = committed
         self._now = now
         self._in_thread = in_thread
         self._path = path
@@ -193,6 +197,7 @@ class SqliteStore:
             if transaction.changed:
                 transaction.save_counters()
                 await self._in_thread(connection.commit)
+                self._tell(transaction.touched)
             else:
                 connection.rollback()
             return outcomes
@@ -201,6 +206,13 @@ class SqliteStore:
             if len(group) > 1:
                 return None
             return [_refusal(error)]
+
+    def _tell(self, touched: Sequence[Touched]) -> None:
+        if self._committed is not None:
+            try:
+                self._committed(touched)
+            except Exception:  # what is on disk is to be acknowledged, whoever fails to hear of it
+                _log.failure("changes of keys could not be told")
 
     async def _begin(self, connection: sqlite3.Connection) -> None:
         try:

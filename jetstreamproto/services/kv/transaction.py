@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
+from jetstreamproto.services.kv.announcing import Touched
 from jetstreamproto.services.kv.model import ChangeKind, Head, Step, draft_batch
 from jetstreamproto.services.kv.store import Outcome
 from jetstreamproto.services.kv.tables import Tables
@@ -38,6 +39,8 @@ class Transaction:
         self._now = now
         self._revision, self._floor = tables.counters()
         self._before = (self._revision, self._floor)
+        self.touched: list[Touched] = []
+        """What has been changed."""
 
     @property
     def changed(self) -> bool:
@@ -55,6 +58,9 @@ class Transaction:
             return Outcome(results, 0)
         self._revision += 1
         self._tables.save(bucket, drafts, self._revision)
+        for draft in drafts:
+            kind = ChangeKind.PUT if draft.exists else ChangeKind.DELETED
+            self.touched.append(Touched(bucket, draft.key, kind, self._revision))
         return Outcome(results, self._revision)
 
     def expire(self, most: int) -> Outcome:
@@ -64,6 +70,7 @@ class Transaction:
             self._revision += 1
         for row, bucket, key in rows:
             self._tables.remove(row, bucket, key, self._revision, ChangeKind.EXPIRED)
+            self.touched.append(Touched(bucket, key, ChangeKind.EXPIRED, self._revision))
         return Outcome((len(rows),), self._revision if rows else 0)
 
     def prune(self) -> Outcome:

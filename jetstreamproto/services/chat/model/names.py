@@ -43,7 +43,7 @@ def check_name(text: str) -> str:
 
 def check_room(text: str) -> str:
     """The name of a room, in small letters. Raises `ChatError`."""
-    return name_key(_check_word(text, "room", MAX_ROOM))
+    return _check_word(name_key(_check_word(text, "room", MAX_ROOM)), "room", MAX_ROOM)
 
 
 def name_key(name: str) -> str:
@@ -104,7 +104,7 @@ def _check_word(text: str, what: str, most: int) -> str:
                 ChatCode.INVALID, f"{text!a} is no {what}: letters, digits, - and _ are"
             )
     if unicodedata.category(word[0])[0] not in "LN":
-        raise ChatError(ChatCode.INVALID, f"{text!a} is no {what}: it starts with a letter or digit")
+        raise ChatError(ChatCode.INVALID, f"{text!a} is no {what}: a letter or digit is first")
     return word
 
 

@@ -84,6 +84,10 @@ class People:
             raise ChatError(ChatCode.INVALID, f"names with {GUEST} are the guests'")
         return name, self._claim(name, identity.key)
 
+    def is_used(self, identity: Identity, name: str) -> bool:
+        """Whether that is what they were called last."""
+        return identity.key is not None and self._last.get(identity.key) == name
+
     def used(self, identity: Identity, name: str) -> None:
         """They are called that now, which they own."""
         if identity.key is not None and self._owners.get(name_key(name)) == identity.key:

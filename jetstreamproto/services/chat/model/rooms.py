@@ -153,7 +153,6 @@ class Rooms:
         room.links[link] = person
         room.members[person] = room.members.get(person, 0) + 1
         person.rooms.add(room.name)
-        self._rooms.setdefault(room.name, room)  # it may have been forgotten since it was found
         return fresh
 
     def part(self, room: Room, link: Hashable) -> bool:
