@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
 from jetstreamproto.cli.failure import NotFound, StreamFailed
 from jetstreamproto.cli.kv_group import KeyCommand, KeyGroup
+from jetstreamproto.cli.kv_options import (
+    Place,
+    after_option,
+    key_argument,
+    limit_option,
+    prefix_argument,
+    revision_option,
+    ttl_option,
+    with_bucket,
+    with_client,
+)
 from jetstreamproto.cli.kv_output import (
     as_object,
     as_value,
@@ -24,70 +34,8 @@ from jetstreamproto.cli.output import note, show, show_object
 if TYPE_CHECKING:
     from twisted.internet.base import ReactorBase
 
-    from jetstreamproto.services.kv.client import KeyBucket, KeyValueClient
+    from jetstreamproto.services.kv.client import KeyBucket
     from jetstreamproto.session.session import Session
-
-T = TypeVar("T")
-
-
-class Place(NamedTuple):
-    """BUCKET/KEY, or BUCKET/PREFIX."""
-
-    bucket: str
-    key: str
-
-    def __str__(self) -> str:
-        return f"{self.bucket}/{self.key}"
-
-
-def _place(_context: click.Context, parameter: click.Parameter, text: str) -> Place:
-    bucket, _, key = text.partition("/")
-    whole = parameter.metavar == "BUCKET/KEY"
-    if not bucket or (whole and not key):
-        raise click.BadParameter(f"{text!r} is not {parameter.metavar}")
-    return Place(bucket, key)
-
-
-_key = click.argument("place", metavar="BUCKET/KEY", callback=_place)
-_prefix = click.argument("place", metavar="BUCKET[/PREFIX]", callback=_place)
-_ttl = click.option(
-    "--ttl",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="SECONDS",
-    help="How long the key is to live.",
-)
-_revision = click.option(
-    "--revision",
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="Only if that is the key's revision; 0: only if there is no such key.",
-)
-_after = click.option("--after", default="", metavar="NAME", help="Begin after this one.")
-_limit = click.option(
-    "--limit",
-    type=click.IntRange(1, 1000),
-    default=100,
-    show_default=True,
-    metavar="N",
-    help="How many at most.",
-)
-
-
-def _with_client(options: ConnectionOptions, work: Callable[[KeyValueClient], Awaitable[T]]) -> T:
-    """What `work` returns, given a client in a session of its own."""
-    from jetstreamproto.cli.connection import run_session
-    from jetstreamproto.services.kv.client import KeyValueClient
-
-    async def in_session(reactor: ReactorBase, session: Session) -> T:
-        return await work(KeyValueClient(session, timeout=options.timeout, clock=reactor))
-
-    return run_session(options, in_session)
-
-
-def _with_bucket(
-    options: ConnectionOptions, place: Place, work: Callable[[KeyBucket], Awaitable[T]]
-) -> T:
-    return _with_client(options, lambda client: work(client.bucket(place.bucket)))
 
 
 @click.group(cls=KeyGroup, subcommand_metavar="HOST:PORT COMMAND [ARGS]...")
@@ -104,11 +52,11 @@ def kv() -> None:
 
 @kv.command(cls=KeyCommand)
 @connection_options
-@_key
+@key_argument
 @json_option
 def get(options: ConnectionOptions, place: Place, as_json: bool) -> None:
     """Print the value of a key: its bytes as they are. With --json, its fields too."""
-    entry = _with_bucket(options, place, lambda bucket: bucket.entry(place.key))
+    entry = with_bucket(options, place, lambda bucket: bucket.entry(place.key))
     if entry is None or (entry.value is None and not as_json):
         raise NotFound(f"{place} has no value")
     if as_json:
@@ -119,10 +67,10 @@ def get(options: ConnectionOptions, place: Place, as_json: bool) -> None:
 
 @kv.command(name="set", cls=KeyCommand)
 @connection_options
-@_key
+@key_argument
 @click.argument("value")
-@_ttl
-@_revision
+@ttl_option
+@revision_option
 @json_option
 def set_(
     options: ConnectionOptions,
@@ -136,7 +84,7 @@ def set_(
     content = _read_value(value)
     _show_number(
         "revision",
-        _with_bucket(
+        with_bucket(
             options,
             place,
             lambda bucket: bucket.set(place.key, content, ttl=ttl, revision=revision),
@@ -147,40 +95,40 @@ def set_(
 
 @kv.command(name="del", cls=KeyCommand)
 @connection_options
-@_key
-@_revision
+@key_argument
+@revision_option
 @json_option
 def del_(options: ConnectionOptions, place: Place, revision: int | None, as_json: bool) -> None:
     """Take a key away; prints how many there were, 1 or 0."""
     _show_number(
         "deleted",
-        _with_bucket(options, place, lambda bucket: bucket.delete(place.key, revision=revision)),
+        with_bucket(options, place, lambda bucket: bucket.delete(place.key, revision=revision)),
         as_json,
     )
 
 
 @kv.command(cls=KeyCommand)
 @connection_options
-@_key
+@key_argument
 @json_option
 def exists(options: ConnectionOptions, place: Place, as_json: bool) -> None:
     """Print 1 if there is such a key, 0 if not."""
-    found = _with_bucket(options, place, lambda bucket: bucket.exists(place.key))
+    found = with_bucket(options, place, lambda bucket: bucket.exists(place.key))
     _show_number("exists", found, as_json)
 
 
 @kv.command(cls=KeyCommand, context_settings={"ignore_unknown_options": True})  # for BY, as -5
 @connection_options
-@_key
+@key_argument
 @click.argument("by", type=int, default=1)
 @click.option("--field", default="", metavar="NAME", help="A field instead of the value.")
-@_ttl
+@ttl_option
 @json_option
 def incr(
     options: ConnectionOptions, place: Place, by: int, field: str, ttl: float | None, as_json: bool
 ) -> None:
     """Add BY (1 if not given) to a number; prints the sum."""
-    total = _with_bucket(
+    total = with_bucket(
         options, place, lambda bucket: bucket.increment(place.key, by, field=field, ttl=ttl)
     )
     _show_number("value", total, as_json)
@@ -188,12 +136,12 @@ def incr(
 
 @kv.command(cls=KeyCommand)
 @connection_options
-@_key
-@_ttl
+@key_argument
+@ttl_option
 @json_option
 def expire(options: ConnectionOptions, place: Place, ttl: float | None, as_json: bool) -> None:
     """Give a key --ttl seconds from now, or for ever without; prints 1 if it is there, or 0."""
-    found = _with_bucket(options, place, lambda bucket: bucket.expire(place.key, ttl))
+    found = with_bucket(options, place, lambda bucket: bucket.expire(place.key, ttl))
     _show_number("exists", found, as_json)
 
 
@@ -202,12 +150,12 @@ def expire(options: ConnectionOptions, place: Place, ttl: float | None, as_json:
 
 @kv.command(cls=KeyCommand)
 @connection_options
-@_key
+@key_argument
 @click.argument("field")
 @json_option
 def hget(options: ConnectionOptions, place: Place, field: str, as_json: bool) -> None:
     """Print one field of a key."""
-    value = _with_bucket(options, place, lambda bucket: bucket.hget(place.key, field))
+    value = with_bucket(options, place, lambda bucket: bucket.hget(place.key, field))
     if value is None:
         raise NotFound(f"{place} has no field {field!r}")
     if as_json:
@@ -218,12 +166,12 @@ def hget(options: ConnectionOptions, place: Place, field: str, as_json: bool) ->
 
 @kv.command(cls=KeyCommand)
 @connection_options
-@_key
+@key_argument
 @click.argument("fields", nargs=-1, required=True, metavar="FIELD...")
 @json_option
 def hmget(options: ConnectionOptions, place: Place, fields: tuple[str, ...], as_json: bool) -> None:
     """Print some fields of a key, a line each; those that are not there are left out."""
-    values = _with_bucket(options, place, lambda bucket: bucket.hmget(place.key, fields))
+    values = with_bucket(options, place, lambda bucket: bucket.hmget(place.key, fields))
     if as_json:
         found = [None if value is None else as_value(value) for value in values]
         show_object({"fields": dict(zip(fields, found, strict=True))})
@@ -235,11 +183,11 @@ def hmget(options: ConnectionOptions, place: Place, fields: tuple[str, ...], as_
 
 @kv.command(cls=KeyCommand)
 @connection_options
-@_key
+@key_argument
 @json_option
 def hgetall(options: ConnectionOptions, place: Place, as_json: bool) -> None:
     """Print all fields of a key, a line each."""
-    fields = _with_bucket(options, place, lambda bucket: bucket.hgetall(place.key))
+    fields = with_bucket(options, place, lambda bucket: bucket.hgetall(place.key))
     if as_json:
         show_object({"fields": {name: as_value(value) for name, value in fields.items()}})
     else:
@@ -249,10 +197,10 @@ def hgetall(options: ConnectionOptions, place: Place, as_json: bool) -> None:
 
 @kv.command(cls=KeyCommand)
 @connection_options
-@_key
+@key_argument
 @click.argument("pairs", nargs=-1, required=True, metavar="FIELD VALUE...")
-@_ttl
-@_revision
+@ttl_option
+@revision_option
 @json_option
 def hset(
     options: ConnectionOptions,
@@ -270,7 +218,7 @@ def hset(
     fields = {name: _read_value(value) for name, value in zip(pairs[::2], pairs[1::2], strict=True)}
     _show_number(
         "revision",
-        _with_bucket(
+        with_bucket(
             options,
             place,
             lambda bucket: bucket.hmset(place.key, fields, ttl=ttl, revision=revision),
@@ -281,26 +229,26 @@ def hset(
 
 @kv.command(cls=KeyCommand)
 @connection_options
-@_key
+@key_argument
 @click.argument("fields", nargs=-1, required=True, metavar="FIELD...")
 @json_option
 def hdel(options: ConnectionOptions, place: Place, fields: tuple[str, ...], as_json: bool) -> None:
     """Take fields of a key away; prints how many there were."""
     _show_number(
         "deleted",
-        _with_bucket(options, place, lambda bucket: bucket.hdel(place.key, *fields)),
+        with_bucket(options, place, lambda bucket: bucket.hdel(place.key, *fields)),
         as_json,
     )
 
 
 @kv.command(cls=KeyCommand)
 @connection_options
-@_key
+@key_argument
 @click.argument("field")
 @json_option
 def hexists(options: ConnectionOptions, place: Place, field: str, as_json: bool) -> None:
     """Print 1 if there is such a field, 0 if not."""
-    found = _with_bucket(options, place, lambda bucket: bucket.hexists(place.key, field))
+    found = with_bucket(options, place, lambda bucket: bucket.hexists(place.key, field))
     _show_number("exists", found, as_json)
 
 
@@ -309,15 +257,15 @@ def hexists(options: ConnectionOptions, place: Place, field: str, as_json: bool)
 
 @kv.command(cls=KeyCommand)
 @connection_options
-@_prefix
-@_after
-@_limit
+@prefix_argument
+@after_option
+@limit_option
 @json_option
 def keys(options: ConnectionOptions, place: Place, after: str, limit: int, as_json: bool) -> None:
     """Print the keys that start with PREFIX, a page of them."""
     from jetstreamproto.cli.failure import clean
 
-    page = _with_bucket(
+    page = with_bucket(
         options, place, lambda bucket: bucket.keys(place.key, after=after, limit=limit)
     )
     if as_json:
@@ -332,7 +280,7 @@ def keys(options: ConnectionOptions, place: Place, after: str, limit: int, as_js
 
 @kv.command(cls=KeyCommand)
 @connection_options
-@_prefix
+@prefix_argument
 @json_option
 def scan(options: ConnectionOptions, place: Place, as_json: bool) -> None:
     """Print all keys that start with PREFIX with their fields; with --json, an object a line."""
@@ -341,17 +289,17 @@ def scan(options: ConnectionOptions, place: Place, as_json: bool) -> None:
         async for entry in bucket.scan(place.key):
             show_entry(place.bucket, entry, as_json)
 
-    _with_bucket(options, place, work)
+    with_bucket(options, place, work)
 
 
 @kv.command(cls=KeyCommand)
 @connection_options
-@_after
-@_limit
+@after_option
+@limit_option
 @json_option
 def buckets(options: ConnectionOptions, after: str, limit: int, as_json: bool) -> None:
     """Print the names of the buckets that there are."""
-    names = _with_client(options, lambda client: client.buckets(after, limit))
+    names = with_client(options, lambda client: client.buckets(after, limit))
     if as_json:
         show_object({"buckets": list(names)})
     else:
@@ -361,7 +309,7 @@ def buckets(options: ConnectionOptions, after: str, limit: int, as_json: bool) -
 
 @kv.command(cls=KeyCommand)
 @connection_options
-@_prefix
+@prefix_argument
 @click.option(
     "--since",
     type=click.IntRange(min=0),

@@ -165,6 +165,7 @@ def make_service(options: Options) -> JetStreamService:
     """The service for these options, listening already. Raises `ConfigurationError`."""
     config = options.config
     offers, factory = _offers_and_factory(options)
+    check(offers)
     profile = config.socket_profile
     listeners = open_listeners(config.interface, config.port, config.transports, profile)
     lines = announcement(config, factory.identity.fingerprint, listeners.port)
@@ -198,7 +199,8 @@ def make_supervisor(options: Options) -> Supervisor:
     from jetstreamproto.server.workers.supervisor import Supervisor
 
     config = options.config
-    _, factory = _offers_and_factory(options)  # for what may be wrong with them
+    offers, factory = _offers_and_factory(options)  # for what may be wrong with them
+    check(offers)
     parts, unsteered = open_parts(
         config.interface, config.port, config.transports, config.workers, config.socket_profile
     )
@@ -211,6 +213,12 @@ def make_supervisor(options: Options) -> Supervisor:
         [*lines, about_sockets(config.profile, parts[0].listeners), *options.warnings],
         config.drain_timeout,
     )
+
+
+def check(offers: Sequence[Offer]) -> None:
+    """Raise `ConfigurationError` if one of them could not start."""
+    for offer in offers:
+        offer.check()
 
 
 def installed_reactor() -> str:

@@ -38,6 +38,12 @@ class Offer:
         self.services = services
         """What makes the protocol of a channel, by the name that clients open it by."""
 
+    def check(self) -> None:
+        """Raise `ConfigurationError` for what would keep `start` from succeeding just now.
+
+        Leaves nothing behind: it may be called by another user, and in another process.
+        """
+
     def start(self, reactor: Any) -> None:
         """The server is about to accept sessions."""
 

@@ -98,8 +98,18 @@ class StartTests(TwistdTestCase):
         first = await self.serve()
         mode = stat.S_IMODE((self.home / "identity.pem").stat().st_mode)
         self.assertEqual(mode, 0o600)
-        second = await self.serve()
+        second = await self.serve("--data-dir", "other")
         self.assertEqual(fingerprint_in(first.output), fingerprint_in(second.output))
+
+    async def test_two_servers_cannot_have_one_folder_of_data(self) -> None:
+        await self.serve()
+        for workers in ("1", "2"):
+            second = run_twistd(
+                self.home, "-n", "--pidfile=", "jetstream", "--port", "0", "--workers", workers
+            )
+            self.assertEqual(second.returncode, 1)
+            self.assertIn("is used by another server", second.stderr)
+            self.assertNotIn("Traceback", second.stderr)
 
     async def test_a_session_pings_and_echoes(self) -> None:
         server = await self.serve()

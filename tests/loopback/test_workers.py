@@ -13,6 +13,7 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
+from jetstreamproto import EventClient, KeyValueClient
 from jetstreamproto.datagram import JetStreamDatagramProtocol
 from jetstreamproto.factory import JetStreamClientFactory, JetStreamServerFactory
 from jetstreamproto.security.trust import PinnedKeys
@@ -101,6 +102,22 @@ class WorkerTests(RoamingTestCase):
         self.assertEqual(await server.ended(), 0)
         self.assertNotIn("Traceback", server.output + server.errors)
 
+    async def test_all_clients_find_the_same_keys_and_events(self) -> None:
+        server = await self.serve("--workers", "2")
+        sessions = await self.many_sessions(server.output)
+        for number, session in enumerate(sessions):
+            await KeyValueClient(session).bucket("b").set(f"key{number}", b"%d" % number)
+        watching = EventClient(sessions[0])
+        heard = await watching.subscribe("news.*")
+        for number, session in enumerate(sessions):
+            bucket = KeyValueClient(session).bucket("b")
+            self.assertEqual(await bucket.get(f"key{11 - number}"), b"%d" % (11 - number))
+            events = EventClient(session)
+            await events.publish("news.today", b"%d" % number)
+            self.assertEqual((await heard.get()).payload, b"%d" % number)
+            await events.close()
+        await watching.close()
+
     async def test_no_worker_outlives_its_supervisor(self) -> None:
         server = await self.serve("--workers", "2")
         port = port_in(server.output)
@@ -119,9 +136,8 @@ class WorkerTests(RoamingTestCase):
         server = await self.serve("--workers", "2")
         port = str(port_in(server.output))
         for workers in ("1", "2"):
-            second = run_twistd(
-                self.home, "-n", "--pidfile=", "jetstream", "--port", port, "--workers", workers
-            )
+            own = "--port", port, "--workers", workers, "--data-dir", "other"
+            second = run_twistd(self.home, "-n", "--pidfile=", "jetstream", *own)
             self.assertEqual(second.returncode, 1)
             self.assertIn("is taken", second.stderr)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from jetstreamproto.services.chat.registry import FILE, Registry
 from jetstreamproto.services.chat.visitor import Visitor
 from jetstreamproto.services.events.offer import EventOffer
 from jetstreamproto.services.offer import Offer, Permissions
+from jetstreamproto.session.session import Session
 
 
 class ChatOffer(Offer):
     """Chat, kept in the folder `data_dir` and in the broker of `events`, which starts before it.
 
-    Which rooms a peer may enter is up to `permissions`.
+    Which rooms a peer may enter is up to `permissions`; without any, every room.
     """
 
     single = True
@@ -34,14 +35,14 @@ class ChatOffer(Offer):
         self,
         data_dir: Path,
         events: EventOffer,
-        permissions: Permissions,
+        permissions: Permissions | None = None,
         limits: ChatLimits = DEFAULT_LIMITS,
     ) -> None:
         super().__init__({CHAT: lambda: Visitor(lambda: self.hall)})
         self.hall: Hall
         self._folder = data_dir
         self._events = events
-        self._permissions = permissions
+        self._permissions = permissions or _default_permissions
         self._limits = limits
         self._reactor: Any = None
         self._registry: Registry | None = None
@@ -80,3 +81,9 @@ class ChatOffer(Offer):
 
     def _in_thread(self, work: Callable[[], None]) -> Deferred[None]:
         return deferToThreadPool(self._reactor, self._threads, work)
+
+
+def _default_permissions(
+    session: Session, service: str, scope: str, default: Sequence[str] = ()
+) -> tuple[str, ...]:
+    return tuple(default)

@@ -23,6 +23,7 @@ from jetstreamproto.services.offer import Offer, Permissions
 from jetstreamproto.session.session import Session
 
 DATABASE = "events.sqlite"
+_LOCK = "events.lock"
 
 
 class EventOffer(Offer):
@@ -45,6 +46,10 @@ class EventOffer(Offer):
         self._folder = folder
         self._limits = limits
         self._lock: int | None = None
+
+    def check(self) -> None:
+        if (self._folder / _LOCK).exists():
+            os.close(lock_folder(self._folder))
 
     def start(self, reactor: Any) -> None:
         """Open the database. Raises `ConfigurationError`, also if another server has it."""
@@ -80,7 +85,7 @@ def lock_folder(folder: Path) -> int:
     """The descriptor of the lock on the folder's events, which closing it gives back."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(folder / "events.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ConfigurationError(f"--data-dir: {folder}: {error.strerror}") from error
     try:

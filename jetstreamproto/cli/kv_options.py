@@ -1,0 +1,79 @@
+"""What the commands of `jetstream kv` share: arguments, options, and a client to work with."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import click
+
+from jetstreamproto.cli.options import ConnectionOptions
+
+if TYPE_CHECKING:
+    from twisted.internet.base import ReactorBase
+
+    from jetstreamproto.services.kv.client import KeyBucket, KeyValueClient
+    from jetstreamproto.session.session import Session
+
+T = TypeVar("T")
+
+
+class Place(NamedTuple):
+    """BUCKET/KEY, or BUCKET/PREFIX."""
+
+    bucket: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.bucket}/{self.key}"
+
+
+def _place(_context: click.Context, parameter: click.Parameter, text: str) -> Place:
+    bucket, _, key = text.partition("/")
+    whole = parameter.metavar == "BUCKET/KEY"
+    if not bucket or (whole and not key):
+        raise click.BadParameter(f"{text!r} is not {parameter.metavar}")
+    return Place(bucket, key)
+
+
+key_argument = click.argument("place", metavar="BUCKET/KEY", callback=_place)
+prefix_argument = click.argument("place", metavar="BUCKET[/PREFIX]", callback=_place)
+ttl_option = click.option(
+    "--ttl",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="How long the key is to live.",
+)
+revision_option = click.option(
+    "--revision",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Only if that is the key's revision; 0: only if there is no such key.",
+)
+after_option = click.option("--after", default="", metavar="NAME", help="Begin after this one.")
+limit_option = click.option(
+    "--limit",
+    type=click.IntRange(1, 1000),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="How many at most.",
+)
+
+
+def with_client(options: ConnectionOptions, work: Callable[[KeyValueClient], Awaitable[T]]) -> T:
+    """What `work` returns, given a client in a session of its own."""
+    from jetstreamproto.cli.connection import run_session
+    from jetstreamproto.services.kv.client import KeyValueClient
+
+    async def in_session(reactor: ReactorBase, session: Session) -> T:
+        return await work(KeyValueClient(session, timeout=options.timeout, clock=reactor))
+
+    return run_session(options, in_session)
+
+
+def with_bucket(
+    options: ConnectionOptions, place: Place, work: Callable[[KeyBucket], Awaitable[T]]
+) -> T:
+    """What `work` returns, given the bucket of a place."""
+    return with_client(options, lambda client: work(client.bucket(place.bucket)))
