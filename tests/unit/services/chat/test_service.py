@@ -45,7 +45,7 @@ class RoomTests(ChatCase):
                 notice[:5], (NoticeKind.SAID, "lobby", "al", "", "hello, 世界 👋")
             )
             self.assertEqual(notice.sequence, 1)
-            self.assertAlmostEqual(notice.time, self.server.events.wall(), delta=1e6)
+            self.assertLess(0, self.server.events.wall() - notice.time)
         self.assertEqual(self.heard(other), [])
 
     def test_presence(self) -> None:
@@ -210,7 +210,7 @@ class ModerationTests(ChatCase):
             self.assertEqual(self.shown(client), [("KICKED", "lobby", "al", "bo")])
         self.assertEqual((list(self.room.members), self.bo.rooms), (["al"], {}))
         refused = self.fails(self.bo.join("lobby"), ChatError, ChatCode.KICKED)
-        self.assertAlmostEqual(refused.retry_after, 60, delta=1)
+        self.assertEqual(round(refused.retry_after), 60)
         self.run_now(self.bo.join("elsewhere"))
         self.fails(self.person("bo", "third").join("lobby"), ChatError, ChatCode.KICKED)
         self.advance(60)
