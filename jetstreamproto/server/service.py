@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
+from jetstreamproto.errors import ConfigurationError
 from jetstreamproto.factory import JetStreamServerFactory
 from jetstreamproto.reactors.profiled import profiled
 from jetstreamproto.reliability.settings import DEFAULT_DATAGRAM_SETTINGS, DatagramSettings
@@ -73,8 +74,7 @@ class JetStreamService(Service):
 
             self._reactor = reactor
         self._reactor = profiled(self._reactor, self._profile)
-        for offer in self._offers:
-            offer.start(self._reactor)
+        self._start_offers()
         listeners, self._listeners = self._listeners, Listeners()
         for listener in listeners.streams:
             with listener:  # the reactor has its own descriptor of it
@@ -87,6 +87,14 @@ class JetStreamService(Service):
             for bound, mailbox in zip_longest(listeners.datagrams, self._mailboxes)
         ]
         self._reactor.callWhenRunning(self._running)
+
+    def _start_offers(self) -> None:
+        for offer in self._offers:
+            try:
+                offer.start(self._reactor)
+            except ConfigurationError as error:  # a damaged database, say
+                _log.critical("{error}", error=str(error))
+                raise SystemExit(f"twistd jetstream: {error}") from None
 
     def _start_datagrams(
         self, bound: socket.socket, transports: Sequence[str], mailbox: Mailbox | None

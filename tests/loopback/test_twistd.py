@@ -111,6 +111,14 @@ class StartTests(TwistdTestCase):
             self.assertIn("is used by another server", second.stderr)
             self.assertNotIn("Traceback", second.stderr)
 
+    async def test_a_damaged_database_is_named(self) -> None:
+        (self.home / "data").mkdir()
+        (self.home / "data" / "kv.sqlite").write_bytes(b"this is no database" * 1000)
+        refused = run_twistd(self.home, "-n", "--pidfile=", "jetstream", "--port", "0")
+        self.assertEqual(refused.returncode, 1)
+        self.assertIn("kv.sqlite", refused.stdout)  # twistd has begun its log
+        self.assertNotIn("Traceback", refused.stderr + refused.stdout)
+
     async def test_a_session_pings_and_echoes(self) -> None:
         server = await self.serve()
         session = await self.session(server.output)

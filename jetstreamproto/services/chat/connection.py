@@ -41,7 +41,11 @@ class ChatConnection(ChannelProtocol):
     def ask(self, request: Request) -> Deferred[Answer]:
         """Send a request; fires with the answer, whatever it says. Fails with `Lost`."""
         number = request.number
-        waiting: Deferred[Answer] = Deferred(lambda _: self._waiting.__delitem__(number))
+
+        def forget(_: object) -> None:
+            self._waiting.pop(number, None)
+
+        waiting: Deferred[Answer] = Deferred(forget)
         if self._is_over:
             waiting.errback(Lost("the connection to the chat is lost"))
             return waiting
@@ -79,9 +83,9 @@ class ChatConnection(ChannelProtocol):
         if self._is_over:
             return
         self._is_over = True
-        waiting, self._waiting = self._waiting, {}
-        self._lost(reason)
-        for one in waiting.values():
+        self._lost(reason)  # which may give up waiting
+        while self._waiting:
+            one = self._waiting.pop(next(iter(self._waiting)))
             one.errback(Lost("the connection to the chat is lost"))
 
 
