@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -61,8 +61,10 @@ class ChatServer:
     def pair(self, user: str | None = None, **options: Any) -> SessionPair:
         """A new session with it, of that user or of a guest."""
         services = {CHAT: lambda: Visitor(lambda: self.hall)}
+        if user is not None:
+            options["server_options"] = {"authenticate": lambda _, hello: succeed(hello.username)}
+            options["client_options"] = {"credentials": (user, "secret")}
         pair: SessionPair = self._connect(services, clock=self.clock, **options)
-        pair.server.avatar = user
         self._pairs.append(pair)
         return pair
 
