@@ -9,6 +9,7 @@ import click
 
 from jetstreamproto.errors import (
     ChannelReset,
+    ChatError,
     HandshakeTimeout,
     JetStreamError,
     NotAllowed,
@@ -19,6 +20,7 @@ from jetstreamproto.errors import (
     TrustError,
     UnknownHost,
 )
+from jetstreamproto.services.chat.model.codes import ChatCode
 from jetstreamproto.session.codes import ResetCode
 
 
@@ -69,6 +71,7 @@ class NobodyReads(Exception):
     """Standard output is a pipe whose reader is gone."""
 
 
+_CHAT_DENIED = (ChatCode.NOT_OWNER, ChatCode.KICKED, ChatCode.MUTED)
 _RPC_STATUS = {
     "DEADLINE_EXCEEDED": ExitStatus.TIMED_OUT,
     "PERMISSION_DENIED": ExitStatus.NOT_ALLOWED,
@@ -115,6 +118,8 @@ def _status(error: JetStreamError) -> ExitStatus:
         return ExitStatus.TIMED_OUT
     if isinstance(error, RpcError):
         return _RPC_STATUS.get(error.status.name, ExitStatus.FAILED)
+    if isinstance(error, ChatError) and error.code in _CHAT_DENIED:
+        return ExitStatus.NOT_ALLOWED
     if isinstance(error, ChannelReset) and error.code == ResetCode.TIMED_OUT:
         return ExitStatus.TIMED_OUT
     return ExitStatus.FAILED

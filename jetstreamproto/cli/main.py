@@ -11,6 +11,7 @@ import click
 from jetstreamproto._version import __version__
 from jetstreamproto.cli.bench import bench
 from jetstreamproto.cli.call import call
+from jetstreamproto.cli.chat import chat
 from jetstreamproto.cli.describe import describe as describe_service
 from jetstreamproto.cli.doctor import doctor
 from jetstreamproto.cli.echo import echo
@@ -55,6 +56,7 @@ for command in (
     services,
     describe_service,
     kv,
+    chat,
     pub,
     sub,
     stream,

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import signal
 import tempfile
 from pathlib import Path
-from typing import Any, ClassVar
 
 from tests.loopback.command import CliCase
 from tests.loopback.test_cli_tunnel import Twistd
 
 
+@functools.cache  # and not setUpClass, which trial does not call
+def shared_twistd() -> tuple[str, Twistd]:
+    """The folder of the server for all tests, which is there until they end, and the server."""
+    folder = tempfile.TemporaryDirectory()
+    server = Twistd(Path(folder.name), rules="")
+    atexit.register(folder.cleanup)
+    atexit.register(server.kill)
+    return folder.name, server
+
+
 class EventCommandTests(CliCase):
-    folder: ClassVar[Any]
-    server: ClassVar[Any]
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        cls.folder = tempfile.TemporaryDirectory()
-        cls.server = Twistd(Path(cls.folder.name), rules="")
-
-    @classmethod
-    def tearDownClass(cls) -> None:
-        cls.server.kill()
-        cls.folder.cleanup()
+    def setUp(self) -> None:
+        super().setUp()
+        self.folder, self.server = shared_twistd()
 
     def command(self, *words: str, given: bytes = b"") -> tuple[int, bytes, str]:
         name, *rest = words
-        home = {"JETSTREAM_HOME": self.folder.name}
+        home = {"JETSTREAM_HOME": self.folder}
         address = f"127.0.0.1:{self.server.port}"
         return self.run_command(name, address, *rest, given=given, environ=home)
 
@@ -57,7 +59,7 @@ class EventCommandTests(CliCase):
 
     def test_live(self) -> None:
         address = f"127.0.0.1:{self.server.port}"
-        home = {"JETSTREAM_HOME": self.folder.name}
+        home = {"JETSTREAM_HOME": self.folder}
         process = self.start("sub", address, "live.>", "-C", "2", "-v", environ=home)
         for _ in range(100):
             self.command("pub", "live.a", "hello")
@@ -84,7 +86,7 @@ class EventCommandTests(CliCase):
 
     def test_a_signal_ends_it_with_one_object(self) -> None:
         address = f"127.0.0.1:{self.server.port}"
-        home = {"JETSTREAM_HOME": self.folder.name}
+        home = {"JETSTREAM_HOME": self.folder}
         process = self.start("sub", address, "x", "--json", "-W", "30", environ=home)
         try:
             process.wait(2.5)

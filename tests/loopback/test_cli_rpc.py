@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import re
@@ -63,7 +65,7 @@ methods = ["demo.Calculator#add", "jetstream.Reflection#*"]
 """
 
 
-def start_server(folder: Path, *arguments: str) -> tuple[subprocess.Popen[str], str]:
+def start_server(folder: Path, *arguments: str) -> tuple[subprocess.Popen[bytes], str]:
     """`twistd jetstream` in `folder`, and its address."""
     process = subprocess.Popen(
         [
@@ -75,30 +77,36 @@ def start_server(folder: Path, *arguments: str) -> tuple[subprocess.Popen[str], 
         env={**os.environ, "PYTHONPATH": str(ROOT), "JETSTREAM_HOME": str(folder / "state")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        bufsize=0,
     )
     assert process.stdout is not None
     log, until = "", time.monotonic() + DEADLINE
     while not (found := re.search(r"listens on (\S+:\d+)", log)):
         ready, _, _ = select.select([process.stdout], [], [], max(0.0, until - time.monotonic()))
-        line = process.stdout.readline() if ready else ""
-        if not line:
+        said = os.read(process.stdout.fileno(), 1 << 16) if ready else b""
+        if not said:
             process.kill()
             raise AssertionError(f"the server does not start: {log}")
-        log += line
+        log += said.decode()
     return process, found[1]
 
 
+@functools.cache  # and not setUpClass, which trial does not call
+def shared_server() -> tuple[Path, str]:
+    """The folder of the server for all tests, which is there until they end, and its address."""
+    folder = tempfile.TemporaryDirectory()
+    path = Path(folder.name)
+    (path / "shop.py").write_text(APPLICATION)
+    server, address = start_server(path, "--rpc", "shop:Calculator")
+    atexit.register(folder.cleanup)
+    atexit.register(server.communicate)
+    atexit.register(server.kill)
+    return path, address
+
+
 class CallTests(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls) -> None:
-        folder = tempfile.TemporaryDirectory()
-        cls.addClassCleanup(folder.cleanup)
-        cls.folder = Path(folder.name)
-        (cls.folder / "shop.py").write_text(APPLICATION)
-        cls.server, cls.address = start_server(cls.folder, "--rpc", "shop:Calculator")
-        cls.addClassCleanup(cls.server.communicate)
-        cls.addClassCleanup(cls.server.kill)
+    def setUp(self) -> None:
+        self.folder, self.address = shared_server()
 
     def run_command(
         self, command: str, *arguments: str, stdin: str = "", address: str = ""

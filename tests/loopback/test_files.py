@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import re
@@ -97,23 +99,26 @@ def limit_files(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
+@functools.cache  # and not setUpClass, which trial does not call
+def shared_server() -> FilesCase:
+    """A case with a server that is there for all tests until they end."""
+    keeper = FilesCase()
+    keeper.setUp()
+    atexit.register(keeper.doCleanups)
+    keeper.serve("--files", f"{keeper.root}:rw")
+    return keeper
+
+
 class CommandTests(FilesCase):
     """With one server for all: each test has a folder of its own there."""
 
-    @classmethod
-    def setUpClass(cls) -> None:
-        keeper = cls()
-        FilesCase.setUp(keeper)
-        cls.addClassCleanup(keeper.doCleanups)
-        keeper.serve("--files", f"{keeper.root}:rw")
-        cls.keeper = keeper
-
     def setUp(self) -> None:
         super().setUp()
-        self.home = self.keeper.home
-        self.root = self.keeper.root / self._testMethodName
+        keeper = shared_server()
+        self.home = keeper.home
+        self.root = keeper.root / self._testMethodName
         self.root.mkdir()
-        self.server_address = self.keeper.address
+        self.server_address = keeper.address
         self.address = f"{self.server_address}/{self.root.name}"
 
     def test_a_file_there_and_back(self) -> None:

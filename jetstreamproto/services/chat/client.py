@@ -253,8 +253,7 @@ class ChatClient:
     async def _enter(self, wait: float) -> None:
         """Open a channel, again and again as long as there is hope, and be welcome on it."""
         while True:
-            if wait:
-                await deferLater(self._clock, wait)
+            await deferLater(self._clock, wait)  # out of the turn in which we may be called back
             session = await self._get_session()
             link = self._link = ChatConnection(self._told, self._lost)
             try:
@@ -385,6 +384,10 @@ def _refusal(reason: ChannelReset) -> JetStreamError:
 
 
 def _ours(failure: Failure) -> JetStreamError:
-    failure.trap(JetStreamError)
-    assert isinstance(failure.value, JetStreamError)
-    return failure.value
+    """What a session could not be made or used for: ours, or Twisted's made ours."""
+    error = failure.value
+    if isinstance(error, JetStreamError):
+        return error
+    closed = SessionClosed(f"no session: {str(error) or type(error).__name__}")
+    closed.__cause__ = error
+    return closed
