@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.internet import error as network
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
 from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
@@ -19,6 +19,7 @@ from zope.interface.verify import verifyObject
 from jetstreamproto.endpoints import session_pool
 from jetstreamproto.errors import TrustError, UnknownHost, WrongFingerprint
 from jetstreamproto.security.identity import Identity
+from jetstreamproto.sockets.offload import BatchingPort
 from tests.doubles import IDENTITY, noise
 from tests.streams import Notes
 
@@ -64,6 +65,7 @@ class EndpointTestCase(TestCase):
     timeout = 30
 
     def setUp(self) -> None:
+        self.addCleanup(lambda: ensureDeferred(self.quiet()))
         folder = TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
@@ -84,6 +86,12 @@ class EndpointTestCase(TestCase):
         self.addCleanup(listening.stopListening)
         self.addCleanup(session_pool(reactor).close)
         return listening
+
+    async def quiet(self) -> None:
+        """A client's UDP socket stays a while, to repeat its last words if they got lost."""
+        twisted: Any = reactor
+        while any(isinstance(reader, BatchingPort) for reader in twisted.getReaders()):
+            await deferLater(twisted, 0.1)
 
     def connect(self, port: Any, rest: str = "", pin: str | None = None) -> Deferred[Waiting]:
         trust = f":pin={self.pin}" if pin is None else pin
@@ -186,11 +194,6 @@ class TrustTests(EndpointTestCase):
 
 
 class EndTests(EndpointTestCase):
-    def setUp(self) -> None:
-        super().setUp()
-        # a client's UDP socket stays for a second, to repeat its last words if they got lost
-        self.addCleanup(lambda: deferLater(reactor, 1.2, lambda: None))  # type: ignore[arg-type]
-
     async def test_stop_listening_lets_connections_finish(self) -> None:
         port = await self.listen()
         for transport in ("tcp", "udp", "quic"):
