@@ -39,6 +39,29 @@ def _checked(check: Callable[[str], str], text: str) -> str:
         raise click.BadParameter(str(error)) from error
 
 
+def _announced(connect: Callable[[], Deferred[Session]]) -> Callable[[], Deferred[Session]]:
+    """`connect`, which says when a session is lost and when there is one again."""
+    from jetstreamproto.cli.output import note
+
+    has_been, is_lost = False, False
+
+    def made(session: Session) -> Session:
+        nonlocal has_been, is_lost
+        if is_lost:
+            note("connected again")
+        has_been, is_lost = True, False
+        return session
+
+    def again() -> Deferred[Session]:
+        nonlocal is_lost
+        if has_been and not is_lost:
+            is_lost = True
+            note("the connection is lost; trying again")
+        return connect().addCallback(made)
+
+    return again
+
+
 @click.command()
 @connection_options
 @click.argument("room", callback=_room)
@@ -77,7 +100,7 @@ def chat(
         from jetstreamproto.client import ReconnectingClient
         from jetstreamproto.services.chat.client import ChatClient
 
-        sessions = ReconnectingClient(connect)
+        sessions = ReconnectingClient(_announced(connect))
         sessions.startService()
         client = None
         try:

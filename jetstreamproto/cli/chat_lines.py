@@ -49,7 +49,7 @@ class LineChat:
     async def run(self) -> None:
         """Raises what ends the chat before the input does."""
         for notice in self._room.history:
-            self._write(notice)
+            self._write(notice, also_own=True)
         receiving = self._start(self._receive())
         self._input.start()
         try:
@@ -71,11 +71,11 @@ class LineChat:
                 self._room_to_write = Deferred()
                 await self._room_to_write
 
-    def _write(self, notice: Notice) -> None:
+    def _write(self, notice: Notice, also_own: bool = False) -> None:
         own = is_same(notice.name, self._client.name)
         if self._as_json:
             self._output.write(json.dumps(notice_object(notice, own)).encode() + b"\n")
-        elif not own:
+        elif also_own or not own:
             self._output.write(plain_line(notice).encode() + b"\n")
 
     def _drained(self) -> None:
@@ -91,7 +91,8 @@ class LineChat:
     def _received(self, chunk: bytes) -> None:
         *lines, self._part = (self._part + chunk).split(b"\n")
         if len(self._part) > MAX_TEXT:
-            self._stop(Failure(StreamFailed(f"standard input: a line of over {MAX_TEXT} bytes")))
+            limit = f"standard input: a message has at most {MAX_TEXT} bytes"
+            self._stop(Failure(ChatError(ChatCode.INVALID, limit)))
             return
         self._lines.extend(lines)
         if len(self._lines) >= _AHEAD:

@@ -105,6 +105,10 @@ class Report:
         failures = [(path, describe(error)) for path, error in outcome.failed]
         for path, failure in failures:
             note(f"jetstream: {clean(path)}: {failure.message}")
+        if not self._options.quiet:
+            for transfer in outcome.done:
+                if transfer.other:
+                    note(f"{clean(transfer.path)}: {_other(transfer)}")
         if self._options.as_json:
             errors = [
                 {"path": path, "kind": failure.kind, "message": failure.message}
@@ -134,6 +138,7 @@ class Report:
                     "state": self._state(transfer),
                     "bytes": transfer.size,
                     "moved": transfer.sent,
+                    "other_version": transfer.other,
                     "blake3": transfer.digest or None,
                 }
                 for transfer in outcome.done
@@ -156,3 +161,10 @@ class Report:
         if len(outcome.done) > count:
             parts.append(f"{len(outcome.done) - count} file(s) left as they were")
         return "; ".join(parts)
+
+
+def _other(transfer: Transfer) -> str:
+    return (
+        "the unfinished .part file was of another version (or damaged): it starts over, and"
+        f" {transfer.size - transfer.sent} bytes of it were of use"
+    )

@@ -20,6 +20,7 @@ from jetstreamproto.services.files.messages import (
     LIST,
     Entry,
     File,
+    Finish,
     Get,
     Kind,
     List,
@@ -46,6 +47,8 @@ class Transfer:
 
     `verdict` says whether it was wanted; `sent` are the bytes that went over the wire, of `size`.
     `digest` is the BLAKE3 digest, in hex, that both sides agree on, "" where nothing was sent.
+    `other` says that what a `.part` file held was of another version, or damaged: of it only those
+    chunks were of use that both have, `size - sent` bytes.
     """
 
     path: str
@@ -53,6 +56,7 @@ class Transfer:
     size: int
     sent: int = 0
     digest: str = ""
+    other: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,9 +151,7 @@ class Upload(Asking[Transfer]):
             self.settle(Transfer(self._plan.path, verdict, size))
             return
         finish = source.finish
-        self.settle(
-            Transfer(self._plan.path, verdict, finish.size, source.sent, finish.digest.hex())
-        )
+        self.settle(_transferred(self._plan.path, finish, source.sent))
 
 
 class Download(Asking[Transfer]):
@@ -181,8 +183,12 @@ class Download(Asking[Transfer]):
         if sink.finish is None:
             self.settle(Transfer(path, verdict, size))
         else:
-            digest = sink.finish.digest.hex()
-            self.settle(Transfer(path, verdict, sink.finish.size, sink.received, digest))
+            self.settle(_transferred(path, sink.finish, sink.received))
+
+
+def _transferred(path: str, finish: Finish, sent: int) -> Transfer:
+    digest = finish.digest.hex()
+    return Transfer(path, Verdict.SEND, finish.size, sent, digest, finish.other)
 
 
 class ListingOf(Asking[Contents]):

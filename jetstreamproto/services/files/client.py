@@ -82,7 +82,7 @@ class FileClient:
         limit: int = 0,
         progress: Progress | None = None,
     ) -> Deferred[Transfer]:
-        """Send what a pipe or the like gives until its end, at most 64 GiB."""
+        """Send what a pipe or the like gives until its end, at most 60 GiB."""
         plan = Plan(path, overwrite, False, limit, progress)
         return self._send(Reader(None, descriptor), plan)
 

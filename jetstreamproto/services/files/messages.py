@@ -24,7 +24,7 @@ class Kind(IntEnum):
     FOLDER = 3
     FILE = 4
     HAVE = 5
-    CHUNK = 6
+    PIECE = 6
     FINISH = 7
     DONE = 8
     ENTRIES = 9
@@ -72,10 +72,14 @@ class Have(NamedTuple):
 
 
 class Finish(NamedTuple):
-    """Everything was sent: what the whole file must be now."""
+    """Everything was sent: what the whole file must be now.
+
+    `other` says that what the receiver had was of another version of it.
+    """
 
     size: int
     digest: bytes
+    other: bool = False
 
 
 class Entry(NamedTuple):

@@ -14,12 +14,19 @@ from jetstreamproto.errors import FileError
 Parts: TypeAlias = tuple[str, ...]
 """A path below the served folder, as the names on the way; none for the folder itself."""
 
-CHUNK_SIZE = 1 << 18
-"""Bytes of a chunk, unless the file is so large that it would have too many of them."""
+PIECES = 4
+"""Messages that a whole chunk is sent in."""
+CHUNK_SIZE = PIECES * (60 << 10)
+"""Bytes of a chunk, unless the file is so large that it would have too many of them.
+
+A piece then fits a fragment of the session, so that nothing has to be put together, and begins at a
+page of the disk's cache.
+"""
 MAX_CHUNKS = 1 << 18
-MAX_CHUNK_SIZE = 1 << 23
+MAX_PIECES = MAX_CHUNKS * PIECES
+MAX_CHUNK_SIZE = CHUNK_SIZE << 5
 MAX_SIZE = MAX_CHUNKS * MAX_CHUNK_SIZE
-"""Bytes of the largest file (2 TiB)."""
+"""Bytes of the largest file (1.875 TiB)."""
 DIGEST_SIZE = 32
 """Bytes of a BLAKE3 digest."""
 MAX_NAME = 255
@@ -33,6 +40,7 @@ PARTIAL = ".part"
 
 _HIDDEN = frozenset({"Cc", "Cs", "Zl", "Zp"})  # categories: controls, surrogates, line ends
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_CHUNK_SIZES = frozenset(CHUNK_SIZE << doublings for doublings in range(6))
 _DRIVE = re.compile(r"[A-Za-z]:", re.ASCII)
 
 
@@ -136,7 +144,9 @@ def check_target(parts: Parts) -> None:
         raise FileError(FileCode.IS_FOLDER, "that is the folder itself: a name is missing")
     if parts[-1].endswith(PARTIAL):
         raise FileError(
-            FileCode.BAD_NAME, f"names that end in {PARTIAL} are for what is not complete"
+            FileCode.BAD_NAME,
+            f"{parts[-1]!a} ends in {PARTIAL}, which marks files that are not complete yet:"
+            " it cannot be kept under that name",
         )
     if len((parts[-1] + PARTIAL).encode()) > MAX_NAME:
         raise FileError(
@@ -148,7 +158,7 @@ def check_target(parts: Parts) -> None:
 
 
 def chunk_size_of(size: int) -> int:
-    """The size of the chunks for a file of `size` bytes: a power of two, so that there are few.
+    """The size of the chunks for a file of `size` bytes, such that there are not too many.
 
     Raises `FileError` for a file that is too large.
     """
@@ -162,42 +172,42 @@ def chunk_size_of(size: int) -> int:
 
 def is_chunk_size(size: int) -> bool:
     """Whether a peer may cut a file into chunks of that size."""
-    return CHUNK_SIZE <= size <= MAX_CHUNK_SIZE and size & (size - 1) == 0
+    return size in _CHUNK_SIZES
 
 
 class Arrivals:
-    """Which chunks have come, and whether they can be of one file.
+    """Which pieces have come, and whether they can be of one file.
 
     `size` is None where it is not known beforehand.
     """
 
-    def __init__(self, chunk_size: int, size: int | None) -> None:
-        self.chunk_size = chunk_size
+    def __init__(self, piece_size: int, size: int | None) -> None:
         self.count = 0
-        """Chunks that have come."""
+        """Pieces that have come."""
         self.total: int | None = None
-        """Chunks that were sent; None until the sender has said so."""
+        """Pieces that were sent; None until the sender has said so."""
+        self._piece_size = piece_size
         self._size = size
+        self._limit = MAX_PIECES * piece_size if size is None else size
         self._end = 0  # of the one that ends last
-        self._seen = bytearray()  # a byte a chunk
+        self._seen = bytearray()  # a byte a piece
         self._short: int | None = None  # the number of the one that is not full: the last
 
     def add(self, number: int, length: int) -> None:
-        """Chunk `number` has come. Raises `ValueError` if that cannot be."""
-        end = number * self.chunk_size + length
-        limit = MAX_CHUNKS * self.chunk_size if self._size is None else self._size
-        if number >= MAX_CHUNKS or not 0 < length <= self.chunk_size or end > limit:
-            raise ValueError(f"chunk {number} of {length} bytes, which is not in the file")
+        """Piece `number` has come. Raises `ValueError` if that cannot be."""
+        end = number * self._piece_size + length
+        if number >= MAX_PIECES or not 0 < length <= self._piece_size or end > self._limit:
+            raise ValueError(f"piece {number} of {length} bytes, which is not in the file")
         if number in self:
-            raise ValueError(f"chunk {number} a second time")
+            raise ValueError(f"piece {number} a second time")
         if self.total is not None and self.count >= self.total:
-            raise ValueError(f"chunk {number} after the last one")
-        if length < self.chunk_size:
+            raise ValueError(f"piece {number} after the last one")
+        if length < self._piece_size:
             if self._short is not None or end < self._end or end < (self._size or 0):
-                raise ValueError(f"chunk {number} has {length} bytes, and is not the last one")
+                raise ValueError(f"piece {number} has {length} bytes, and is not the last one")
             self._short = number
         elif self._short is not None and number > self._short:
-            raise ValueError(f"chunk {number} behind the last one")
+            raise ValueError(f"piece {number} behind the last one")
         if number >= len(self._seen):
             self._seen.extend(bytes(number + 1 - len(self._seen)))
         self._seen[number] = 1
@@ -211,12 +221,11 @@ class Arrivals:
         """The sender says how many it has sent, and the file's size. Raises `ValueError`."""
         if self.total is not None:
             raise ValueError("a second end of the file")
-        limit = MAX_CHUNKS * self.chunk_size if self._size is None else self._size
         wrong = self._size is not None and size != self._size
-        if wrong or size > limit or self._end > size or total < self.count:
-            raise ValueError(f"the file ends at {size} after {total} chunks, which cannot be")
-        if total > -(-size // self.chunk_size):
-            raise ValueError(f"{total} chunks of a file of {size} bytes")
+        if wrong or size > self._limit or self._end > size or total < self.count:
+            raise ValueError(f"the file ends at {size} after {total} pieces, which cannot be")
+        if total > -(-size // self._piece_size):
+            raise ValueError(f"{total} pieces of a file of {size} bytes")
         self.total = total
 
     @property

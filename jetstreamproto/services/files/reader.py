@@ -1,4 +1,4 @@
-"""Reading a file, or a stream, once and in order: its chunks as messages, and its digest."""
+"""Reading a file, or a stream, once and in order: its pieces as messages, and its digest."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import os
 import select
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import product
 
 from blake3 import blake3
 
 from jetstreamproto.errors import FileError
 from jetstreamproto.services.files.failures import explained, wait_for
 from jetstreamproto.services.files.folder import OpenFile
+from jetstreamproto.services.files.memory import keep_freed_memory
 from jetstreamproto.services.files.messages import Finish, Kind, encode_part
 from jetstreamproto.services.files.model import (
     CHUNK_SIZE,
     DIGEST_SIZE,
     MAX_CHUNKS,
+    PIECES,
     FileCode,
 )
 
@@ -28,11 +31,11 @@ _LONGEST = 1 << 26  # bytes of what the peer has that are passed over in one go
 class Batch:
     """What one call has read.
 
-    `chunks` are messages, each with the number of the file's bytes in it, `size` in all. `skipped`
-    bytes need not be sent. `finish` is there at the end.
+    `messages` come each with the number of the file's bytes in it, `size` in all. `skipped` bytes
+    need not be sent. `finish` is there at the end.
     """
 
-    chunks: list[tuple[bytes, int]] = field(default_factory=list)
+    messages: list[tuple[bytes, int]] = field(default_factory=list)
     size: int = 0
     skipped: int = 0
     finish: Finish | None = None
@@ -51,27 +54,33 @@ class Reader:
         self._position = 0
         self._chunk_size = CHUNK_SIZE
         self._digests = b""
+        self._other = False  # whether the peer has chunks of another version
+        self._buffer = memoryview(b"")
 
     def start(self, chunk_size: int, digests: bytes) -> None:
         """The peer wants chunks of that size, less those that have one of its `digests`."""
         self._chunk_size = chunk_size
         self._digests = digests
+        size = chunk_size if self.file is None else min(chunk_size, self.file.size)
+        self._buffer = memoryview(bytearray(size))  # so small that it stays in the core's cache
+        keep_freed_memory()
 
     def read(self) -> Batch:
         """The next part of the file. Raises `FileError`, CHANGED if it is not what it was."""
         batch = Batch()
-        wanted = max(1, _BATCH // self._chunk_size) * self._chunk_size
+        buffer = self._buffer
         with explained():
-            while not batch.chunks and batch.skipped < _LONGEST and batch.finish is None:
-                limit = wanted
+            while batch.size < _BATCH and batch.skipped < _LONGEST and batch.finish is None:
+                wanted = len(buffer)
                 if self.file is not None:
-                    limit = min(wanted, self.file.size - self._position)
-                data = self._fill(limit)
+                    wanted = min(wanted, self.file.size - self._position)
+                data = buffer[: self._fill(buffer[:wanted])]
                 self._hasher.update(data)
-                self._cut(data, batch)
-                if len(data) < wanted:
+                if data:
+                    self._add(data, batch)
+                if len(data) < len(buffer) or not data:
                     self._check_file()
-                    batch.finish = Finish(self._position, self._hasher.digest())
+                    batch.finish = Finish(self._position, self._hasher.digest(), self._other)
         return batch
 
     def close(self) -> None:
@@ -79,43 +88,56 @@ class Reader:
         if self.file is not None:
             os.close(self._descriptor)
 
-    def _fill(self, size: int) -> bytes:
-        """The next `size` bytes, less at the end."""
-        data = self._read_some(size) if size else b""
-        if len(data) == size or not data:
-            return data
-        pieces, have = [data], len(data)
-        while have < size:
-            data = self._read_some(size - have)
-            if not data:
-                break
-            pieces.append(data)
-            have += len(data)
-        return b"".join(pieces)
-
-    def _read_some(self, size: int) -> bytes:
-        while True:
+    def _fill(self, buffer: memoryview) -> int:
+        """Read until the buffer is full or the end has come; how much there is now in it."""
+        have = 0
+        while have < len(buffer):
             try:
-                return os.read(self._descriptor, size)
+                count = os.readv(self._descriptor, [buffer[have:]])
             except BlockingIOError:
                 wait_for(self._descriptor, select.POLLIN)
+                continue
+            if not count:
+                break
+            have += count
+        return have
 
-    def _cut(self, data: bytes, batch: Batch) -> None:
-        """Add the chunks in `data` that the peer does not have."""
-        view, step = memoryview(data), self._chunk_size
-        number = self._position // step
-        for start in range(0, len(data), step):
-            chunk = view[start : start + step]
-            if number >= MAX_CHUNKS:
-                raise FileError(FileCode.TOO_LARGE, f"the stream has over {number * step} bytes")
-            theirs = self._digests[number * DIGEST_SIZE : (number + 1) * DIGEST_SIZE]
-            if theirs and theirs == blake3(chunk).digest():
+    def _add(self, chunk: memoryview, batch: Batch) -> None:
+        """Add the chunk's pieces, copied since the buffer is used again, unless the peer has it."""
+        number = self._position // self._chunk_size
+        if number >= MAX_CHUNKS:
+            raise FileError(FileCode.TOO_LARGE, f"the stream has over {self._position} bytes")
+        self._position += len(chunk)
+        theirs = self._digests[number * DIGEST_SIZE : (number + 1) * DIGEST_SIZE]
+        if theirs:
+            if theirs == blake3(chunk).digest():
                 batch.skipped += len(chunk)
-            else:
-                batch.chunks.append((encode_part(Kind.CHUNK, chunk, number), len(chunk)))
-                batch.size += len(chunk)
-            number += 1
-        self._position += len(data)
+                return
+            self._other = self._other or self._is_other(chunk, number, theirs)
+        step = self._chunk_size // PIECES
+        for index, start in enumerate(range(0, len(chunk), step), number * PIECES):
+            piece = chunk[start : start + step]
+            batch.messages.append((encode_part(Kind.PIECE, piece, index), len(piece)))
+        batch.size += len(chunk)
+
+    def _is_other(self, chunk: memoryview, number: int, theirs: bytes) -> bool:
+        """Whether the peer's chunk is of another version, and not one that did not come whole.
+
+        Such a one lacks whole pieces, which are zeros, or is the last that the peer has. This is
+        asked until it is so once.
+        """
+        if (number + 1) * DIGEST_SIZE >= len(self._digests):
+            return False
+        step = self._chunk_size // PIECES
+        pieces = [chunk[start : start + step] for start in range(0, len(chunk), step)]
+        zeros = bytes(step)
+        for come in product((False, True), repeat=len(pieces)):
+            hasher = blake3()
+            for piece, is_there in zip(pieces, come, strict=True):
+                hasher.update(piece if is_there else zeros[: len(piece)])
+            if hasher.digest() == theirs:
+                return False
+        return True
 
     def _check_file(self) -> None:
         file = self.file

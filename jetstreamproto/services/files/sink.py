@@ -14,11 +14,12 @@ from jetstreamproto.services.files.messages import FINISH, HAVE, File, Finish, H
 from jetstreamproto.services.files.model import (
     DIGEST_SIZE,
     MAX_SIZE,
+    PIECES,
     Arrivals,
     FileCode,
     Verdict,
 )
-from jetstreamproto.services.files.target import Chunk, Opened, Target
+from jetstreamproto.services.files.target import Opened, Piece, Target
 
 T = TypeVar("T")
 
@@ -55,7 +56,7 @@ class Sink:
         self._progress = progress
         self._arrivals: Arrivals | None = None
         self._size: int | None = None
-        self._pending: list[Chunk] = []
+        self._pending: list[Piece] = []
         self._pending_size = 0
         self._timer: IDelayedCall | None = None
         self._waited = False
@@ -73,10 +74,10 @@ class Sink:
     def part_received(self, kind: int, number: int, body: memoryview) -> None:
         """A message of the sender came."""
         arrivals = self._arrivals
-        if arrivals is None or kind not in (Kind.CHUNK, Kind.FINISH):
+        if arrivals is None or kind not in (Kind.PIECE, Kind.FINISH):
             raise WireError(f"a message of kind {kind}, where none was expected")
         try:
-            if kind == Kind.CHUNK:
+            if kind == Kind.PIECE:
                 arrivals.add(number, len(body))
                 self._take(number, body)
             else:
@@ -103,7 +104,7 @@ class Sink:
             return
         have = Have(opened.verdict, opened.chunk_size, opened.digests)
         if opened.chunk_size:
-            self._arrivals = Arrivals(opened.chunk_size, self._size)
+            self._arrivals = Arrivals(opened.chunk_size // PIECES, self._size)
         self._talk.say(Kind.HAVE, HAVE.encode(have))
         if not opened.chunk_size:
             self._done(opened.verdict)
@@ -121,9 +122,9 @@ class Sink:
         if self._busy:
             return
         if self._pending and (self._is_due or self._closed):
-            chunks, size = self._pending, self._pending_size
+            pieces, size = self._pending, self._pending_size
             self._pending, self._pending_size, self._waited = [], 0, False
-            self._in_worker(lambda: self._target.write(chunks), lambda _: self._written(size))
+            self._in_worker(lambda: self._target.write(pieces), lambda _: self._written(size))
         elif self._closed:
             self._release()
         elif self._arrivals is not None and self._arrivals.complete and not self._checking:

@@ -173,7 +173,7 @@ class Source:
             self._talk.fail(error)
         elif batch is not None:
             self._talk.heard()
-            self._ready.extend(batch.chunks)
+            self._ready.extend(batch.messages)
             self._ready_size += batch.size
             self._last = batch.finish
             if batch.skipped:

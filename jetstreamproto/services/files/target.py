@@ -12,10 +12,12 @@ from blake3 import blake3
 from jetstreamproto.errors import FileError
 from jetstreamproto.services.files.failures import explained, wait_for
 from jetstreamproto.services.files.folder import Folder
+from jetstreamproto.services.files.memory import keep_freed_memory
 from jetstreamproto.services.files.messages import File, Finish
 from jetstreamproto.services.files.model import (
     CHUNK_SIZE,
     MAX_CHUNKS,
+    PIECES,
     FileCode,
     Overwrite,
     Parts,
@@ -25,8 +27,11 @@ from jetstreamproto.services.files.model import (
 )
 from jetstreamproto.services.files.partial import Partial
 
-Chunk: TypeAlias = tuple[int, memoryview]
+Piece: TypeAlias = tuple[int, memoryview]
 """Number and content."""
+
+
+_RUN = 8  # pieces that are written in one call at most
 
 
 class Opened(NamedTuple):
@@ -42,8 +47,8 @@ class Target(Protocol):
 
     def open(self, file: File, *, dry_run: bool) -> Opened: ...
 
-    def write(self, chunks: Sequence[Chunk]) -> None:
-        """Chunks that have come, each once."""
+    def write(self, pieces: Sequence[Piece]) -> None:
+        """Pieces that have come, each once."""
 
     def finish(self, finish: Finish) -> None:
         """Everything has come: check size and digest, and make it a file."""
@@ -61,9 +66,9 @@ class FileTarget:
         self._overwrite = overwrite
         self._file: File
         self._partial: Partial | None = None
-        self._chunk_size = CHUNK_SIZE
+        self._piece_size = CHUNK_SIZE // PIECES
         self._hasher = blake3()
-        self._hashed = 0  # chunks from the start that are in the hash
+        self._hashed = 0  # pieces from the start that are in the hash
         self._beyond: set[int] = set()  # of those written, the ones behind a gap
 
     def open(self, file: File, *, dry_run: bool) -> Opened:
@@ -76,23 +81,29 @@ class FileTarget:
         if verdict is not Verdict.SEND or dry_run:
             return Opened(verdict)
         self._file = file
-        self._chunk_size = chunk_size_of(file.size)
+        chunk_size = chunk_size_of(file.size)
+        self._piece_size = chunk_size // PIECES
         self._partial = self._folder.open_partial(self._parts)
-        most = -(-file.size // self._chunk_size) if file.sized else MAX_CHUNKS
-        return Opened(verdict, self._chunk_size, self._partial.digests(self._chunk_size, most))
+        keep_freed_memory()
+        most = -(-file.size // chunk_size) if file.sized else MAX_CHUNKS
+        return Opened(verdict, chunk_size, self._partial.digests(chunk_size, most))
 
-    def write(self, chunks: Sequence[Chunk]) -> None:
-        assert self._partial is not None
-        step, run, following = self._chunk_size, list[memoryview](), -1
-        for number, view in chunks:
-            if number != following and run:
-                self._partial.write((following - len(run)) * step, run)
+    def write(self, pieces: Sequence[Piece]) -> None:
+        run, following = list[memoryview](), -1
+        for number, view in pieces:
+            if run and (number != following or len(run) == _RUN):
+                self._write_run(following - len(run), run)
                 run = []
             run.append(view)
             following = number + 1
         if run:
-            self._partial.write((following - len(run)) * step, run)
-        for number, view in chunks:
+            self._write_run(following - len(run), run)
+
+    def _write_run(self, first: int, run: Sequence[memoryview]) -> None:
+        """Write pieces that follow each other, and hash them while they are in the core's cache."""
+        assert self._partial is not None
+        self._partial.write(first * self._piece_size, run)
+        for number, view in enumerate(run, first):
             if number == self._hashed:
                 self._hasher.update(view)
                 self._hashed += 1
@@ -105,8 +116,8 @@ class FileTarget:
         assert self._partial is not None
         while self._hashed in self._beyond:
             self._beyond.remove(self._hashed)
-            start = self._hashed * self._chunk_size
-            for data in self._partial.read(start, start + self._chunk_size):
+            start = self._hashed * self._piece_size
+            for data in self._partial.read(start, start + self._piece_size):
                 self._hasher.update(data)
             self._hashed += 1
 
@@ -114,7 +125,7 @@ class FileTarget:
         partial, file = self._partial, self._file
         assert partial is not None
         partial.cut(finish.size)
-        start = min(self._hashed * self._chunk_size, finish.size)
+        start = min(self._hashed * self._piece_size, finish.size)
         for data in partial.read(start, finish.size):
             self._hasher.update(data)
         if self._hasher.digest() != finish.digest:
@@ -138,8 +149,8 @@ class StreamTarget:
     def open(self, file: File, *, dry_run: bool) -> Opened:
         return Opened(Verdict.SEND, 0 if dry_run else chunk_size_of(file.size))
 
-    def write(self, chunks: Sequence[Chunk]) -> None:
-        for _, view in chunks:
+    def write(self, pieces: Sequence[Piece]) -> None:
+        for _, view in pieces:
             self._hasher.update(view)
             self._size += len(view)
             with explained():
@@ -153,7 +164,7 @@ class StreamTarget:
                 wait_for(self._descriptor, select.POLLOUT)
 
     def finish(self, finish: Finish) -> None:
-        if (self._size, self._hasher.digest()) != tuple(finish):
+        if (self._size, self._hasher.digest()) != finish[:2]:
             raise FileError(FileCode.WRONG_DIGEST, "what has arrived has another digest")
 
     def close(self) -> None:

@@ -25,6 +25,7 @@ from jetstreamproto.services.files.model import (
     FileCode,
     Verdict,
     check_name,
+    check_target,
     is_good_name,
     read_path,
 )
@@ -76,6 +77,8 @@ def local_tree(paths: Iterable[Path], folder: str) -> Tree:
                 found = path.stat()  # what is named may be a link
         except FileError as error:
             raise FileError(error.code, f"{path}: {error}") from error
+        if stat.S_ISREG(found.st_mode):
+            check_target((name,))
         _add(tree, path, there, found)
     return tree
 
@@ -89,7 +92,9 @@ def _add(tree: Tree, path: Path, there: str, found: os.stat_result) -> None:
             raise FileError(FileCode.TOO_LARGE, f"over {MAX_ENTRIES} files and folders")
         if stat.S_ISREG(found.st_mode):
             if path.name.endswith(PARTIAL):
-                tree.left_out.append(f"{path} is not complete")
+                tree.left_out.append(
+                    f"{path}: its name ends in {PARTIAL}, as of what is not complete"
+                )
             else:
                 tree.files.append(Item(path, there, found.st_size))
         elif stat.S_ISDIR(found.st_mode):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import unittest
@@ -44,6 +45,18 @@ class ReportTests(unittest.TestCase):
         self.assertEqual([file["blake3"] for file in report["files"]], ["ab" * 32, None])
         self.assertEqual(report["errors"][0]["message"], "no space left")
         self.assertEqual(report["transport"], "tcp")
+
+    def test_a_partial_of_another_version(self) -> None:
+        other = dataclasses.replace(SENT, path="a\x1b", other=True)
+        _, out, err = self.finish(Outcome([other, SENT]), as_json=True)
+        files = json.loads(out)["files"]
+        self.assertEqual([file["other_version"] for file in files], [True, False])
+        self.assertEqual(
+            err,
+            "a: the unfinished .part file was of another version (or damaged): it starts over, and"
+            " 40 bytes of it were of use\n",
+        )
+        self.assertEqual(self.finish(Outcome([other]), quiet=True), (0, "", ""))
 
     def test_quiet(self) -> None:
         self.assertEqual(self.finish(Outcome([SENT]), quiet=True), (0, "", ""))

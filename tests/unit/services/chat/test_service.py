@@ -41,9 +41,7 @@ class RoomTests(ChatCase):
         self.run_now(al.say("Lobby", "hello, 世界 👋"))
         for client in (al, bo):
             (notice,) = self.heard(client)
-            self.assertEqual(
-                notice[:5], (NoticeKind.SAID, "lobby", "al", "", "hello, 世界 👋")
-            )
+            self.assertEqual(notice[:5], (NoticeKind.SAID, "lobby", "al", "", "hello, 世界 👋"))
             self.assertEqual(notice.sequence, 1)
             self.assertLess(0, self.server.events.wall() - notice.time)
         self.assertEqual(self.heard(other), [])

@@ -83,7 +83,7 @@ class PartTests(unittest.TestCase):
 
     @given(st.data())
     def test_what_was_changed_on_the_way(self, data: st.DataObject) -> None:
-        message = bytearray(encode_part(Kind.CHUNK, b"some bytes", 3))
+        message = bytearray(encode_part(Kind.PIECE, b"some bytes", 3))
         at = data.draw(st.integers(0, len(message) - 1))
         message[at] ^= data.draw(st.integers(1, 255))
         try:
@@ -93,7 +93,7 @@ class PartTests(unittest.TestCase):
         self.assertLessEqual(len(body), len(message))
 
     def test_a_chunk_is_not_copied_when_it_is_read(self) -> None:
-        message = encode_part(Kind.CHUNK, bytes(100), 1)
+        message = encode_part(Kind.PIECE, bytes(100), 1)
         self.assertIs(decode_part(message)[2].obj, message)
 
 

@@ -11,6 +11,7 @@ from jetstreamproto.services.files.model import (
     CHUNK_SIZE,
     MAX_CHUNK_SIZE,
     MAX_CHUNKS,
+    MAX_PIECES,
     MAX_SIZE,
     Arrivals,
     EntryKind,
@@ -130,7 +131,7 @@ class ChunkTests(unittest.TestCase):
         arrivals.add(1, CHUNK_SIZE)
         for number, length in (
             *((1, CHUNK_SIZE), (0, 5), (0, 0), (0, CHUNK_SIZE + 1), (2, 8), (2, 6), (3, 1)),
-            *((MAX_CHUNKS, 1), (1 << 63, 7)),
+            *((MAX_PIECES, 1), (1 << 63, 7)),
         ):
             with self.subTest((number, length)):
                 self.refused(arrivals, number, length)

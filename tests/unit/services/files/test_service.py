@@ -43,6 +43,7 @@ from jetstreamproto.services.files.messages import (
 )
 from jetstreamproto.services.files.model import (
     CHUNK_SIZE,
+    PIECES,
     EntryKind,
     FileCode,
     Overwrite,
@@ -274,10 +275,35 @@ class ResumeTests(ServiceCase):
         self.assertEqual(transfer.sent, 3 * CHUNK_SIZE + 77)
         self.assertEqual((self.root / "f").read_bytes(), BIG)
 
+    def test_a_partial_of_another_version(self) -> None:
+        path, piece = self.make("f", BIG), CHUNK_SIZE // PIECES
+        self.make("f", BIG, self.root)
+        gap = BIG[:piece] + bytes(piece) + BIG[2 * piece :]
+        changed = BIG[:piece] + noise(piece, 3) + BIG[2 * piece :]
+        for have, other in (
+            (gap, False),  # a piece has not come
+            (bytes(CHUNK_SIZE) + BIG[CHUNK_SIZE:], False),
+            (BIG[: CHUNK_SIZE + 9], False),  # nor has the rest
+            (changed, True),
+            (BIG[:CHUNK_SIZE] + changed, True),
+            (noise(len(BIG), 9), True),
+            (BIG + bytes(2 * CHUNK_SIZE), False),
+        ):
+            with self.subTest(len(have)):
+                self.make("f.part", have, self.root)
+                (self.root / "f").unlink()
+                sent = self.run_(self.files.send(path, "f"))
+                self.make("g.part", have)
+                got = self.run_(self.files.get("f", self.local / "g"))
+                self.assertEqual((sent.other, got.other), (other, other))
+                self.assertEqual((self.root / "f").read_bytes(), BIG)
+                self.assertEqual((self.local / "g").read_bytes(), BIG)
+                (self.local / "g").unlink()
+
     def test_giving_up_leaves_the_partial(self) -> None:
         path = self.make("f", BIG)
         sending = self.files.send(path, "f", limit=CHUNK_SIZE)
-        self.pair.advance(2.5)
+        self.pair.advance(2.9)
         sending.cancel()
         with self.assertRaises(CancelledError):
             self.run_(sending)
@@ -289,7 +315,7 @@ class ResumeTests(ServiceCase):
     def test_the_same_client_takes_over_from_itself(self) -> None:
         path = self.make("f", BIG)
         first = self.files.send(path, "f", limit=CHUNK_SIZE)
-        self.pair.advance(2.5)
+        self.pair.advance(2.9)
         second = self.client(self.pair).send(path, "f")
         self.fails(FileCode.TAKEN_OVER, first)
         self.assertEqual(self.run_(second).sent, len(BIG) - 3 * CHUNK_SIZE)
@@ -429,7 +455,7 @@ class HostileClientTests(ServiceCase):
     def test_what_no_operation_begins_with(self) -> None:
         for message in (
             *(b"", b"nonsense", bytes(100)),
-            *(encode_part(kind) for kind in (Kind.NONE, Kind.HAVE, Kind.CHUNK, Kind.DONE)),
+            *(encode_part(kind) for kind in (Kind.NONE, Kind.HAVE, Kind.PIECE, Kind.DONE)),
             *(encode_part(Kind.GET, b"?"), encode_part(Kind.FILE), encode_part(99)),  # type: ignore[arg-type]
         ):
             with self.subTest(message):
@@ -462,15 +488,15 @@ class HostileClientTests(ServiceCase):
             with self.subTest((size, number, length)):
                 inbox = self.raw(self.offer_file(size=size))
                 self.hear(inbox, Kind.HAVE)
-                inbox.channel.send(encode_part(Kind.CHUNK, bytes(length), number))
+                inbox.channel.send(encode_part(Kind.PIECE, bytes(length), number))
                 self.assert_reset(ResetCode.BAD_MESSAGE, inbox)
         inbox = self.raw(self.offer_file(sized=False))
         self.hear(inbox, Kind.HAVE)
-        inbox.channel.send(encode_part(Kind.CHUNK, bytes(CHUNK_SIZE + 1)))
+        inbox.channel.send(encode_part(Kind.PIECE, bytes(CHUNK_SIZE // PIECES + 1)))
         self.assert_reset(ResetCode.BAD_MESSAGE, inbox)
 
     def test_chunks_before_they_are_wanted(self) -> None:
-        chunk = encode_part(Kind.CHUNK, b"12345")
+        chunk = encode_part(Kind.PIECE, b"12345")
         with mock.patch.object(self.offer.desk, "_worker", lambda call: Deferred()):
             inbox = self.raw(self.offer_file(size=5), chunk)
             self.assert_reset_only(inbox)
@@ -483,7 +509,7 @@ class HostileClientTests(ServiceCase):
     def test_a_wrong_digest(self) -> None:
         inbox = self.raw(self.offer_file(size=5))
         self.hear(inbox, Kind.HAVE)
-        inbox.channel.send(encode_part(Kind.CHUNK, b"12345"))
+        inbox.channel.send(encode_part(Kind.PIECE, b"12345"))
         inbox.channel.send(encode_part(Kind.FINISH, FINISH.encode(Finish(5, bytes(32))), 1))
         self.assert_reset(FileCode.WRONG_DIGEST, inbox)
         self.assertEqual(os.listdir(self.root), ["f.part"])
@@ -632,7 +658,7 @@ class HostileServerTests(PlaceCase):
             lambda client: client.get("x", self.local / "x"),
             lambda client: client.send(self.make("f", b"x"), "x"),
         ):
-            for answer in (b"", encode_part(Kind.CHUNK, b"x", 7), encode_part(Kind.FILE, b"")):
+            for answer in (b"", encode_part(Kind.PIECE, b"x", 7), encode_part(Kind.FILE, b"")):
                 self.assertIsInstance(self.ask(operation, answer), ValueError)
             self.assertIsInstance(self.ask(operation, end=True), SessionCut)
         self.assertEqual(sorted(os.listdir(self.local)), ["f"])
@@ -663,7 +689,7 @@ class ClientTests(ServiceCase):
             self.run_(self.files.list())
 
     def test_a_server_that_takes_small_messages_only(self) -> None:
-        self.pair = self.connect(settings=SessionSettings(max_message=1 << 17))
+        self.pair = self.connect(settings=SessionSettings(max_message=1 << 15))
         self.files = self.client(self.pair)
         with self.assertRaises(MessageTooLarge):
             self.run_(self.files.send(self.make("f", BIG), "f"))

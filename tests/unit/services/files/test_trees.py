@@ -55,6 +55,13 @@ class LocalTreeTests(PlaceCase):
         there = [item.there for item in local_tree([Path("d/e/..")], "").files]
         self.assertEqual(there, ["d/f"])
 
+    def test_a_partial_file_that_is_named_itself(self) -> None:
+        path = self.make("x.part", b"1")
+        with self.assertRaises(FileError) as caught:
+            local_tree([path], "")
+        self.assertEqual(caught.exception.code, FileCode.BAD_NAME)
+        self.assertIn("'x.part' ends in .part", str(caught.exception))
+
     def test_errors_name_the_path(self) -> None:
         with self.assertRaises(FileError) as caught:
             local_tree([self.local / "no"], "")

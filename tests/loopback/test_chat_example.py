@@ -1,0 +1,35 @@
+"""docs/examples/chat.py, run as it stands there but for the port."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from unittest import TestCase
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "docs" / "examples" / "chat.py"
+DEADLINE = 60
+PRINTED = """\
+guest-al, guest-bo are in kitchen
+guest-al -> kitchen : Tea?
+guest-bo -> guest-al : Yes, please.
+"""
+
+
+class ChatExampleTests(TestCase):
+    def test_it_does_what_the_page_says(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = str(free.getsockname()[1])
+        with tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run(
+                [sys.executable, "-c", EXAMPLE.read_text("utf-8").replace("9000", port)],
+                cwd=folder,
+                env={"PYTHONPATH": str(ROOT), "PATH": ""},
+                capture_output=True,
+                text=True,
+                timeout=DEADLINE,
+            )
+        self.assertEqual((done.stdout, done.returncode), (PRINTED, 0), done)
