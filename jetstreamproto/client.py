@@ -167,13 +167,32 @@ class ReconnectingClient(Service):
 
     async def _connected(self, fail_after: int | None) -> Session:
         while True:
-            holder: Any = await self._connections.whenConnected(failAfterFailures=fail_after)
-            session: Session = holder.session
+            session = await self._next_session(fail_after)
             if session.accepts_channels:
                 return session
             await session.when_closed()
             # Those who hear of the end of a session before the service does may ask for the next.
             await deferLater(self._clock_in_use(), 0)
+
+    async def _next_session(self, fail_after: int | None) -> Session:
+        """What the service has, or gets. Whoever waits may call the service again at once.
+
+        `ClientService` tells its news from within, where it must not be called (it is a state
+        machine in the middle of a step), so what was waited for is handed on a turn later.
+        """
+        waiting: Deferred[Any] = self._connections.whenConnected(failAfterFailures=fail_after)
+        there_already = waiting.called
+        try:
+            holder = await waiting
+        except CancelledError:
+            raise  # it is all over
+        except Exception:
+            await deferLater(self._clock_in_use(), 0)
+            raise
+        if not there_already:
+            await deferLater(self._clock_in_use(), 0)
+        session: Session = holder.session
+        return session
 
     def _clock_in_use(self) -> IReactorTime:
         if self._clock is None:

@@ -141,6 +141,28 @@ class ReconnectingTests(ClientCase):
         self.assertIsNot(second, first)
         self.assertTrue(second.accepts_channels)
 
+    def test_who_waited_may_call_the_service_at_once(self) -> None:
+        client = self.start()
+        found: list[Any] = []
+        waiting = client.when_connected()
+        waiting.addCallback(lambda session: client.when_connected())
+        waiting.addCallback(found.append)
+        waiting.addCallback(lambda _: client.stopService())
+        waiting.addErrback(found.append)
+        self.advance(10)
+        self.assertEqual([type(one) for one in found], [Session])
+        self.assertIs(found[0].state, SessionState.CLOSED)
+
+    def test_who_is_told_of_a_failure_may_call_the_service_at_once(self) -> None:
+        self.endpoint.up = False
+        client = self.start()
+        found: list[Any] = []
+        waiting = client.when_connected(fail_after=2)
+        waiting.addErrback(lambda failure: found.append(failure.type) or client.stopService())
+        waiting.addErrback(found.append)
+        self.advance(60)
+        self.assertEqual(found, [ConnectionRefusedError])
+
     def test_it_connects_again_after_a_cut(self) -> None:
         client = self.start()
         first = self.pair.run(client.when_connected())
