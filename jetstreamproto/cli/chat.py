@@ -12,10 +12,8 @@ from jetstreamproto.cli.options import ConnectionOptions, connection_options, js
 
 if TYPE_CHECKING:
     from twisted.internet.base import ReactorBase
-    from twisted.internet.defer import Deferred
 
-    from jetstreamproto.factory import JetStreamClientFactory
-    from jetstreamproto.session.session import Session
+    from jetstreamproto.client import ReconnectingClient
 
 
 def _room(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
@@ -39,29 +37,6 @@ def _checked(check: Callable[[str], str], text: str) -> str:
         raise click.BadParameter(str(error)) from error
 
 
-def _announced(connect: Callable[[], Deferred[Session]]) -> Callable[[], Deferred[Session]]:
-    """`connect`, which says when a session is lost and when there is one again."""
-    from jetstreamproto.cli.output import note
-
-    has_been, is_lost = False, False
-
-    def made(session: Session) -> Session:
-        nonlocal has_been, is_lost
-        if is_lost:
-            note("connected again")
-        has_been, is_lost = True, False
-        return session
-
-    def again() -> Deferred[Session]:
-        nonlocal is_lost
-        if has_been and not is_lost:
-            is_lost = True
-            note("the connection is lost; trying again")
-        return connect().addCallback(made)
-
-    return again
-
-
 @click.command()
 @connection_options
 @click.argument("room", callback=_room)
@@ -81,7 +56,7 @@ def chat(
     Without a terminal, lines of standard input are said and what happens is printed, until the
     input ends and all is said. With --json that is an object a line.
     """
-    from jetstreamproto.cli.connection import run_sessions
+    from jetstreamproto.cli.keeping import run_kept
     from jetstreamproto.cli.pipe import check_standard_streams
 
     check_standard_streams()
@@ -90,22 +65,11 @@ def chat(
         history = 20 if on_terminal else 0
     past = history
 
-    async def work(
-        reactor: ReactorBase,
-        _factory: JetStreamClientFactory,
-        connect: Callable[[], Deferred[Session]],
-    ) -> None:
-        from twisted.internet.task import deferLater
-
-        from jetstreamproto.client import ReconnectingClient
+    async def work(reactor: ReactorBase, sessions: ReconnectingClient) -> None:
         from jetstreamproto.services.chat.client import ChatClient
 
-        sessions = ReconnectingClient(_announced(connect))
-        sessions.startService()
-        client = None
+        client = ChatClient(sessions.when_connected, name, clock=reactor)
         try:
-            await sessions.when_connected(fail_after=1)
-            client = ChatClient(sessions.when_connected, name, clock=reactor)
             joined = await client.join(room, past)
             talk: Any
             if on_terminal:
@@ -118,9 +82,6 @@ def chat(
                 talk = LineChat(reactor, client, joined, as_json)
             await talk.run()
         finally:
-            if client is not None:
-                client.close()
-            await deferLater(reactor, 0)  # out of the turn in which it has called us back
-            await sessions.stopService()
+            client.close()
 
-    run_sessions(options, work)
+    run_kept(options, work)

@@ -15,8 +15,8 @@ from jetstreamproto.cli.options import ConnectionOptions, connection_options, js
 if TYPE_CHECKING:
     from twisted.internet.base import ReactorBase
 
+    from jetstreamproto.client import ReconnectingClient
     from jetstreamproto.services.events.model.event import Event
-    from jetstreamproto.session.session import Session
 
 _STARTS = ("all", "last", "new")
 _NUMBERED = re.compile(r"seq:([0-9]{1,15})", re.ASCII)
@@ -107,19 +107,20 @@ def sub(
     """Print the events whose topics match PATTERN (`*` is one token, `>` the rest), one a line.
 
     With --durable each is acknowledged once it is written. With --json a line is an object, in
-    which bytes that are not UTF-8 text are base64.
+    which bytes that are not UTF-8 text are base64. Goes on when the session was lost, as soon as
+    there is one again; events that are not kept in a stream are missed meanwhile.
     """
-    from jetstreamproto.cli.connection import run_session
     from jetstreamproto.cli.events import EventWriter
     from jetstreamproto.cli.failure import EndedEarly
+    from jetstreamproto.cli.keeping import run_kept
     from jetstreamproto.cli.output import note
     from jetstreamproto.services.events.client import EventClient
     from jetstreamproto.services.events.model.event import Start
 
     form = _json_line if as_json else _topic_line if verbose else _line
 
-    async def work(reactor: ReactorBase, session: Session) -> None:
-        subscription = await EventClient(session).subscribe(
+    async def work(reactor: ReactorBase, sessions: ReconnectingClient) -> None:
+        subscription = await EventClient(sessions.when_connected, clock=reactor).subscribe(
             pattern, start=Start[origin[0]], origin=origin[1], durable=durable, group=group
         )
         writer = EventWriter(reactor, subscription, form, wait)
@@ -130,7 +131,7 @@ def sub(
         if left:
             raise EndedEarly(f"{left} of {count} events did not come within {wait:g} s")
 
-    run_session(options, work)
+    run_kept(options, work)
 
 
 def _line(event: Event) -> bytes:

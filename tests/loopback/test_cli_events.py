@@ -9,7 +9,7 @@ import signal
 import tempfile
 from pathlib import Path
 
-from tests.loopback.command import CliCase
+from tests.loopback.command import CliCase, read_line
 from tests.loopback.test_cli_tunnel import Twistd
 
 
@@ -95,3 +95,24 @@ class EventCommandTests(CliCase):
         out, _ = process.communicate(timeout=30)
         self.assertEqual(process.returncode, -signal.SIGINT)
         self.assertEqual(json.loads(out)["error"]["kind"], "Interrupted")
+
+    def test_a_subscriber_goes_on_with_the_next_server(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            server = Twistd(Path(folder), rules="")
+            port = server.port
+            home = {"JETSTREAM_HOME": folder}
+            address = f"127.0.0.1:{port}"
+            self.run_command("stream", address, "add", "kept", "kept.>", environ=home)
+            subscriber = self.start(
+                "sub", address, "kept.>", "--from", "all", "-C", "2", "-W", "60", environ=home
+            )
+            self.run_command("pub", address, "kept.a", "before", environ=home)
+            assert subscriber.stdout is not None
+            self.assertEqual(read_line(subscriber.stdout), "before\n")
+            server.kill()
+            server = Twistd(Path(folder), port=port, rules="")
+            self.addCleanup(server.kill)
+            self.run_command("pub", address, "kept.a", "after", environ=home)
+            out, err = subscriber.communicate(timeout=60)
+            self.assertEqual((subscriber.returncode, out), (0, b"after\n"), err)
+            self.assertIn(b"connected again", err)
