@@ -193,7 +193,7 @@ class CrashTests(TestCase):
         session = await self._start()
         client = self.client(session)
         await client.add_stream("s", ["s"])
-        count = 4000
+        count = 20_000  # more than the rounds can get through
         await client.publish_many([("s", f"{n}".encode()) for n in range(1, count + 1)])
         done: set[int] = set()  # and confirmed
         worked: set[int] = set()
