@@ -13,7 +13,7 @@ from jetstreamproto.endpoints.strings import ClientParser, ServerParser
 jetstream_server = ServiceMaker(
     "JetStream",
     "jetstreamproto.server.tap",
-    "Encrypted, multiplexed messages and streams over TCP.",
+    "Encrypted, multiplexed messages and streams over TCP, QUIC and UDP.",
     "jetstream",
 )
 
