@@ -41,6 +41,10 @@ CASES = {
     "JetStream rpc, 1 outstanding": ("jetstream", "rpc", 1, RPC),
     "JetStream rpc, 64 outstanding": ("jetstream", "rpc", 64, RPC),
     "JetStream bulk": ("jetstream", "bulk", 1, BULK),
+    "JetStream rpc over UDP, 1 outstanding": ("udp", "rpc", 1, RPC),
+    "JetStream rpc over UDP, 64 outstanding": ("udp", "rpc", 64, RPC),
+    "JetStream bulk over UDP": ("udp", "bulk", 1, BULK),
+    "JetStream bulk over UDP, 1472": ("udp-1472", "bulk", 1, BULK),
 }
 _MARGIN = 60.0
 

@@ -45,7 +45,8 @@ class ChatCommandTests(CliCase):
         assert listener.stdin is not None and listener.stdout is not None
         listener.stdin.write(b"ready\n")
         listener.stdin.flush()
-        self.assertEqual(json.loads(read_line(listener.stdout))["own"], True)
+        first = json.loads(read_line(listener.stdout))
+        self.assertEqual((first["own"], first["transport"]), (True, "tcp"))
         given = b"hello\n\n  \x1b]0;x\x07\xe2\x80\xae two\tw\xffrds\n//last"
         status, out, err = self.chat("pipes", "--name", "al", given=given)
         self.assertEqual((status, out, err), (0, b"", ""))
@@ -53,6 +54,7 @@ class ChatCommandTests(CliCase):
         self.assertEqual((listener.returncode, err_bytes), (0, b""))
         shown = [json.loads(line) for line in rest.splitlines()]
         self.assertEqual([one["event"] for one in shown], ["joined", *["said"] * 3, "left"])
+        self.assertNotIn("transport", {key for one in shown for key in one})
         said = shown[1:-1]
         self.assertEqual([one["text"] for one in said], ["hello", "]0;x two w\ufffdrds", "//last"])
         self.assertEqual({(one["name"], one["own"]) for one in said}, {("guest-al", False)})

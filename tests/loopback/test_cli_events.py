@@ -41,12 +41,15 @@ class EventCommandTests(CliCase):
         )
         self.assertEqual((status, err), (0, ""))
         report = json.loads(out)
-        self.assertEqual((report["published"], report["stored"]), (4, 4))
+        self.assertEqual(
+            (report["published"], report["stored"], report["transport"]), (4, 4, "tcp")
+        )
         status, out, _ = self.command("sub", "orders.*", "--from", "all", "-C", "4")
         self.assertEqual((status, out), (0, b"a\n\xff\n\x1b[2J\nlast\n"))
         _, out, _ = self.command("sub", "orders.*", "--from", "seq:2", "-C", "2", "--json")
         events = [json.loads(line) for line in out.splitlines()]
         self.assertEqual([e["sequence"] for e in events], [2, 3])
+        self.assertEqual([e.get("transport") for e in events], ["tcp", None])
         self.assertEqual((events[0]["base64"], events[1]["data"]), ("/w==", "\x1b[2J"))
         self.assertNotIn(b"\x1b", out)
         durable = ("sub", "orders.*", "--durable", "d", "--from", "all")
@@ -55,7 +58,8 @@ class EventCommandTests(CliCase):
         _, out, _ = self.command("stream", "info", "orders", "--json")
         self.assertEqual(json.loads(out)["consumers"][0]["floor"], 4)
         self.assertEqual(self.command("stream", "rm", "orders")[0], 0)
-        self.assertEqual(json.loads(self.command("stream", "ls", "--json")[1]), {"streams": []})
+        left = json.loads(self.command("stream", "ls", "--json")[1])
+        self.assertEqual(left, {"streams": [], "transport": "tcp"})
 
     def test_live(self) -> None:
         address = f"127.0.0.1:{self.server.port}"

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from tests.loopback.command import DEADLINE, CliCase, read_line
 from tests.loopback.server_process import LAST_LINE, TWISTD, environment, port_in
@@ -60,10 +61,13 @@ class KeyValueCommandTests(CliCase):
     def prints(self, expected: bytes, *arguments: str, given: bytes = b"") -> None:
         self.assertEqual(self.kv(*arguments, given=given), (0, expected, ""), arguments)
 
-    def as_json(self, *arguments: str) -> object:
+    def as_json(self, *arguments: str) -> dict[str, Any]:
+        """The object, without how the server was reached."""
         status, out, err = self.kv(*arguments, "--json")
         self.assertEqual((status, err), (0, ""), arguments)
-        return json.loads(out)
+        found: dict[str, Any] = json.loads(out)
+        self.assertEqual(found.pop("transport"), "tcp")
+        return found
 
     def test_values(self) -> None:
         self.assertEqual(self.kv("set", "v/k", "text")[0], 0)
@@ -72,7 +76,6 @@ class KeyValueCommandTests(CliCase):
         self.assertEqual(self.kv("set", "v/bytes", "-", "--ttl", "60", given=content)[0], 0)
         self.prints(content, "get", "v/bytes")
         found = self.as_json("get", "v/k")
-        assert isinstance(found, dict)
         self.assertEqual((found["key"], found["value"]), ("k", "text"))
         self.prints(b"1\n", "exists", "v/k")
         self.prints(b"1\n", "del", "v/k")
@@ -100,12 +103,12 @@ class KeyValueCommandTests(CliCase):
         status, out, err = self.kv("keys", "p", "--limit", "1", "--after", "a1")
         self.assertEqual((status, out, err), (0, b"a2\n", "there are more: --after 'a2'\n"))
         page = self.as_json("keys", "p/", "--limit", "2")
-        assert isinstance(page, dict)
         self.assertEqual(
             ([key["key"] for key in page["keys"]], page["after"]), (["a1", "a2"], "a2")
         )
-        lines = self.kv("scan", "p/", "--json")[1].splitlines()
-        self.assertEqual([json.loads(line)["value"] for line in lines], ["a1", "a2", "b"])
+        found = list(map(json.loads, self.kv("scan", "p/", "--json")[1].splitlines()))
+        self.assertEqual([one["value"] for one in found], ["a1", "a2", "b"])
+        self.assertEqual([one.get("transport") for one in found], ["tcp", None, None])
         self.assertIn("p", self.kv("buckets")[1].decode().split())
 
     def test_watching(self) -> None:

@@ -134,13 +134,13 @@ class CallTests(unittest.TestCase):
         for data, result in (('{"a": 2, "b": 3}', "5"), ("[2]", "3"), ("4", "5")):
             self.assertEqual(self.run_command("call", method, "-d", data), (0, result + "\n", ""))
         got = self.run_command("call", method, "-d", "-", "--json", stdin="[20, 22]")
-        self.assertEqual(got, (0, '{"result": 42}\n', ""))
+        self.assertEqual(got, (0, '{"result": 42, "transport": "tcp"}\n', ""))
 
     def test_streams(self) -> None:
         status, out, _ = self.run_command("call", "demo.Calculator#count", "-d", "[3]")
         self.assertEqual((status, out), (0, "0\n1\n2\n"))
         _, out, _ = self.run_command("call", "demo.Calculator#count", "-d", "[2]", "--json")
-        self.assertEqual(out, '{"item": 0}\n{"item": 1}\n')
+        self.assertEqual(out, '{"item": 0, "transport": "tcp"}\n{"item": 1}\n')
         items = "\n".join(map(str, range(1000)))
         got = self.run_command("call", "demo.Calculator#total", "--items", "-", stdin=items)
         self.assertEqual(got, (0, "499500\n", ""))
@@ -184,14 +184,17 @@ class CallTests(unittest.TestCase):
         _, out, _ = self.run_command("services")
         self.assertIn("  demo.Calculator#add\n", out)
         _, out, _ = self.run_command("services", "--json")
-        names = {one["service"] for one in json.loads(out)["services"]}
+        found = json.loads(out)
+        self.assertEqual(found["transport"], "tcp")
+        names = {one["service"] for one in found["services"]}
         registry = {"jetstream.Health", "jetstream.Reflection", "jetstream.Registry"}
         self.assertEqual(names, {"demo.Calculator", *registry})
         _, out, _ = self.run_command("describe", "demo.Calculator")
         self.assertIn("add(a: integer, b: integer = ...) -> integer  [unary, idempotent]", out)
         self.assertIn("count(upto: integer) -> stream of integer", out)
         _, out, _ = self.run_command("describe", "demo.Calculator", "--json")
-        self.assertEqual(len(json.loads(out)["methods"]), 7)
+        found = json.loads(out)
+        self.assertEqual((len(found["methods"]), found["transport"]), (7, "tcp"))
         self.assertEqual(self.run_command("describe", "demo.Nothing")[0], 1)
 
     def test_the_registry_is_there(self) -> None:

@@ -20,6 +20,7 @@ from jetstreamproto.endpoints import session_pool
 from jetstreamproto.errors import TrustError, UnknownHost, WrongFingerprint
 from jetstreamproto.security.identity import Identity
 from jetstreamproto.sockets.offload import BatchingPort
+from jetstreamproto.transports import quic, udp
 from tests.doubles import IDENTITY, noise
 from tests.streams import Notes
 
@@ -66,6 +67,8 @@ class EndpointTestCase(TestCase):
 
     def setUp(self) -> None:
         self.addCleanup(lambda: ensureDeferred(self.quiet()))
+        for transport in (udp, quic):
+            self.patch(transport, "_LONGEST_LINGER", 0.1)
         folder = TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
@@ -91,7 +94,7 @@ class EndpointTestCase(TestCase):
         """A client's UDP socket stays a while, to repeat its last words if they got lost."""
         twisted: Any = reactor
         while any(isinstance(reader, BatchingPort) for reader in twisted.getReaders()):
-            await deferLater(twisted, 0.1)
+            await deferLater(twisted, 0.02)
 
     def connect(self, port: Any, rest: str = "", pin: str | None = None) -> Deferred[Waiting]:
         trust = f":pin={self.pin}" if pin is None else pin
@@ -101,7 +104,11 @@ class EndpointTestCase(TestCase):
         connecting: Deferred[Any] = clientFromString(reactor, description).connect(
             Factory.forProtocol(Waiting)
         )
-        return connecting
+        return connecting.addCallback(self.ended_with_the_test)
+
+    def ended_with_the_test(self, protocol: Waiting) -> Waiting:
+        self.addCleanup(protocol.transport.abortConnection)
+        return protocol
 
     async def check_echo(self, protocol: Waiting) -> None:
         data = noise(300_000)
@@ -150,6 +157,7 @@ class ConnectionTests(EndpointTestCase):
                 reactor, f"{description}:transport={transport}:stateDir={self.client_dir}"
             )
             protocol: Any = await endpoint.connect(Factory.forProtocol(Waiting))
+            self.ended_with_the_test(protocol)
             await self.check_echo(protocol)
             self.assertEqual(protocol.transport.getPeer().host, "::1")
 

@@ -77,6 +77,7 @@ class FilesCase(CliCase):
         status, out, err = self.run_command(*words, given=given)
         self.assertEqual(status, 0, err)
         report: dict[str, Any] = json.loads(out)
+        self.assertEqual(report["transport"], self.transport)
         return report
 
     def make(self, name: str, content: bytes, folder: Path | None = None) -> str:

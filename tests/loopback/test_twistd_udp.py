@@ -67,7 +67,7 @@ class StartTests(UdpTestCase):
             await self.udp_session(server.output)
 
     async def test_the_status_is_logged(self) -> None:
-        server = await self.serve("--status-interval", "0.05")
+        server = await self.serve("--status-interval", "0.05", "--heartbeat", "0.5")
         session = await self.udp_session(server.output)
         told = await session.open("echo", Told())
         told.channel.send(b"hello")

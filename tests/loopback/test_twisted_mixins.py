@@ -28,6 +28,7 @@ from twisted.internet.test.test_tcp import (
     WriteSequenceTestsMixin,
 )
 
+from jetstreamproto import bytestream
 from jetstreamproto.bytestream import ChannelTransport
 from jetstreamproto.endpoints.client import JetStreamClientEndpoint
 from jetstreamproto.endpoints.server import JetStreamServerEndpoint, Listening
@@ -67,6 +68,7 @@ class _OnEndpoints(ReactorBuilder):  # type: ignore[misc]
 
     def setUp(self) -> None:
         super().setUp()
+        self.patch(bytestream, "_LINGER", 0.5)  # type: ignore[attr-defined]
         folder = TemporaryDirectory()
         self.addCleanup(folder.cleanup)  # type: ignore[attr-defined]
         self.endpoints = Creator(Path(folder.name), self.transport)

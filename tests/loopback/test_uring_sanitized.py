@@ -14,7 +14,7 @@ from pathlib import Path
 from jetstreamproto.reactors.uring import why_not
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCE = ROOT / "jetstreamproto" / "reactors" / "_uring.c"
+SOURCES = sorted((ROOT / "jetstreamproto" / "reactors" / "_ring").glob("*.c"))
 TESTS = (
     "tests.unit.reactors.test_ring",
     *(
@@ -49,7 +49,8 @@ class SanitizerTests(unittest.TestCase):
             self.skipTest("a compiler with its sanitizers, and Python's headers, are needed")
         with tempfile.TemporaryDirectory() as folder:
             built = Path(folder, "_uring.abi3.so")
-            command = [COMPILER, *FLAGS, f"-I{headers}", str(SOURCE), "-o", str(built), "-lm"]
+            sources = map(str, SOURCES)
+            command = [COMPILER, *FLAGS, f"-I{headers}", *sources, "-o", str(built), "-lm"]
             compiled = subprocess.run(command, capture_output=True, text=True, check=False)
             self.assertEqual(compiled.returncode, 0, compiled.stderr)
             done = subprocess.run(

@@ -27,6 +27,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = "twisted/plugins/jetstreamproto_plugins.py"
+SOURCES = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("jetstreamproto/**/*.[ch]")}
 SCHEMAS = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("jetstreamproto/**/*.fbs")}
 MODULES = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("jetstreamproto/**/*.py")}
 SHOW_FILES = """
@@ -160,9 +161,9 @@ class ContentTests(unittest.TestCase):
         with tarfile.open(built()[0]) as sdist:
             names = {name.partition("/")[2] for name in sdist.getnames()}
         for name in [
-            *SCHEMAS, PLUGIN, ".ci/run", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "NOTICE",
-            "conf/jetstream.service", "jetstreamproto/reactors/_uring.c", "pyproject.toml",
-            "setup.cfg", "setup.py", "tests/packaging/__init__.py",
+            *SCHEMAS, *SOURCES, PLUGIN, ".ci/run", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE",
+            "NOTICE", "conf/jetstream.service", "jetstreamproto/reactors/_ring/ring.h",
+            "pyproject.toml", "setup.cfg", "setup.py", "tests/packaging/__init__.py",
         ]:  # fmt: skip
             with self.subTest(name):
                 self.assertIn(name, names)

@@ -24,7 +24,7 @@ class ReportTests(unittest.TestCase):
         out, err = io.StringIO(), io.StringIO()
         report = Report(TransferOptions(**options), "sent")
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            status = report.finish(outcome, 2.0, {"transport": "tcp"})
+            status = report.finish(outcome, 2.0)
         return status, out.getvalue(), err.getvalue()
 
     def test_for_a_person(self) -> None:
@@ -44,7 +44,6 @@ class ReportTests(unittest.TestCase):
         self.assertEqual([file["state"] for file in report["files"]], ["sent", "same"])
         self.assertEqual([file["blake3"] for file in report["files"]], ["ab" * 32, None])
         self.assertEqual(report["errors"][0]["message"], "no space left")
-        self.assertEqual(report["transport"], "tcp")
 
     def test_a_partial_of_another_version(self) -> None:
         other = dataclasses.replace(SENT, path="a\x1b", other=True)

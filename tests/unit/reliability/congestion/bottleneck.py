@@ -353,7 +353,8 @@ class Flow:
         arrival = self.link.arrival(now)
         if arrival is not None:
             self.clock.at(arrival + self.extra_delay, lambda: self._receiver.receive(packet))
-        self._schedule_probe()
+        if self._timer_at == float("inf"):  # a later packet is not due sooner
+            self._schedule_probe()
 
     # --- acknowledgements -----------------------------------------------------------------
 

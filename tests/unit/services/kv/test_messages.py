@@ -51,7 +51,10 @@ TABLES = {
         REQUEST,
         st.builds(RequestTable, I64, I64, U32, U32, U16, U16, U16, U8, U8, U8, DATA),
     ),
-    "Reply": (REPLY, st.builds(ReplyTable, I64, I64, U32, U16, U16, U8, st.booleans(), DATA)),
+    "Reply": (
+        REPLY,
+        st.builds(ReplyTable, I64, I64, U32, U16, U16, U8, st.booleans(), st.booleans(), DATA),
+    ),
     "Entry": (ENTRY, st.builds(EntryTable, I64, I64, U16, U16, U16, U8, st.booleans(), DATA)),
 }
 
@@ -70,7 +73,7 @@ class LayoutTests(unittest.TestCase):
             self.assertEqual(plain(read(table, message)), expected)
             self.assertEqual(envelope.codec.decode(message), value)
             for one in (message, build(table, value, dice)):
-                numbers, (buffer, start) = envelope.decode(one)
+                (_, *numbers, _), buffer, start = envelope.decode(one)
                 self.assertEqual((*numbers, buffer[start:]), (*value[:-1], bytes(value.data)))
 
     @given(st.binary(max_size=120), st.integers(0, 120), st.binary(max_size=4))

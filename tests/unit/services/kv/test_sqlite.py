@@ -49,8 +49,8 @@ class StoreCase(KeyValueCase):
 
     def value(self, key: str, store: SqliteStore | None = None) -> bytes | None:
         store = store or self.store
-        head = store.head("b", key)
-        return None if head is None else store.fields(head, [VALUE])[0]
+        found = store.fields("b", key, [VALUE])
+        return None if found is None else found[1][0]
 
     def changes(self, since: int = 0, prefix: str = "") -> list[tuple[str, ChangeKind, int]]:
         """All changes after a revision."""
