@@ -14,7 +14,7 @@ import pytest
 from twisted.internet import _producer_helpers, reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import clientFromString, serverFromString
-from twisted.internet.task import Cooperator, deferLater
+from twisted.internet.task import Cooperator
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from jetstreamproto.bytestream import ChannelTransport
@@ -24,6 +24,7 @@ from jetstreamproto.testing import DatagramPair, LinkOptions, SessionPair
 from tests.doubles import IDENTITY, QuickClock
 from tests.live import software
 from tests.live.software import World
+from tests.loopback.lingering import linger_shortly
 
 NO_CONCH = None if find_spec("bcrypt") else "Conch needs bcrypt: pip install twisted[conch]"
 NO_AUTOBAHN = None if find_spec("autobahn") else "pip install autobahn"
@@ -43,8 +44,7 @@ class _OverSockets(_Case):
         folder = TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = folder.name
-        if self.transport != "tcp":  # sockets stay for a second, to repeat what got lost
-            self.addCleanup(lambda: deferLater(reactor, 1.2, lambda: None))  # type: ignore[arg-type]
+        linger_shortly(self, reactor)
         self.ports: list[Any] = []
         server = serverFromString(
             reactor,

@@ -15,13 +15,13 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.protocol import ProcessProtocol
-from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from twisted.web.client import Agent, readBody
 
 from jetstreamproto.endpoints import session_pool
 from tests.doubles import noise
 from tests.live.software import Endpoints, World
+from tests.loopback.lingering import linger_shortly
 
 pytestmark = pytest.mark.live
 
@@ -59,8 +59,7 @@ class _Served(_Case):
     async def serve(self) -> Any:
         folder = TemporaryDirectory()
         self.addCleanup(folder.cleanup)
-        if self.transport != "tcp":  # sockets stay for a second, to repeat what got lost
-            self.addCleanup(lambda: deferLater(reactor, 1.2, lambda: None))  # type: ignore[arg-type]
+        linger_shortly(self, reactor)
         self.data = noise(1_500_000)
         (Path(folder.name) / "big").write_bytes(self.data)
         listen = f"jetstream:0:transport={self.transport}:stateDir={folder.name}/state:service=web"

@@ -8,20 +8,18 @@ from typing import Any
 
 from twisted.internet import error as network
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
-from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from zope.interface.verify import verifyObject
 
 from jetstreamproto.endpoints import session_pool
 from jetstreamproto.errors import TrustError, UnknownHost, WrongFingerprint
 from jetstreamproto.security.identity import Identity
-from jetstreamproto.sockets.offload import BatchingPort
-from jetstreamproto.transports import quic, udp
 from tests.doubles import IDENTITY, noise
+from tests.loopback.lingering import linger_shortly
 from tests.streams import Notes
 
 
@@ -66,9 +64,7 @@ class EndpointTestCase(TestCase):
     timeout = 30
 
     def setUp(self) -> None:
-        self.addCleanup(lambda: ensureDeferred(self.quiet()))
-        for transport in (udp, quic):
-            self.patch(transport, "_LONGEST_LINGER", 0.1)
+        linger_shortly(self, reactor)
         folder = TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
@@ -89,12 +85,6 @@ class EndpointTestCase(TestCase):
         self.addCleanup(listening.stopListening)
         self.addCleanup(session_pool(reactor).close)
         return listening
-
-    async def quiet(self) -> None:
-        """A client's UDP socket stays a while, to repeat its last words if they got lost."""
-        twisted: Any = reactor
-        while any(isinstance(reader, BatchingPort) for reader in twisted.getReaders()):
-            await deferLater(twisted, 0.02)
 
     def connect(self, port: Any, rest: str = "", pin: str | None = None) -> Deferred[Waiting]:
         trust = f":pin={self.pin}" if pin is None else pin
