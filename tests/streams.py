@@ -21,6 +21,7 @@ class Notes(Protocol):
     def __init__(self) -> None:
         self.events: list[str] = []
         self.pieces: list[bytes] = []
+        self.size = 0
         self.reason: Failure | None = None
         self.on_made: Callable[[], Any] = lambda: None
         self.on_data: Callable[[bytes], Any] = lambda data: None
@@ -44,6 +45,7 @@ class Notes(Protocol):
         if self.events[-1] != "data":
             self.events.append("data")
         self.pieces.append(data)
+        self.size += len(data)
         self.on_data(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

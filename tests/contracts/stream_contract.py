@@ -84,8 +84,8 @@ class StreamContract(_Case):
         for data in up:
             joined.mine.transport.write(data)
         joined.theirs.transport.writeSequence(iter(down))
-        joined.until(lambda: len(joined.theirs.received) == sum(sizes))
-        joined.until(lambda: len(joined.mine.received) == sum(sizes))
+        joined.until(lambda: joined.theirs.size == sum(sizes))
+        joined.until(lambda: joined.mine.size == sum(sizes))
         self.assertTrue(joined.theirs.received == b"".join(up))
         self.assertTrue(joined.mine.received == b"".join(down))
         self.assertTrue(all(type(piece) is bytes and piece for piece in joined.mine.pieces))
@@ -95,7 +95,7 @@ class StreamContract(_Case):
         for number in range(1000):
             joined.mine.transport.write(b"%03d," % number)
         joined.mine.transport.writeSequence([b"x"] * 1000)
-        joined.until(lambda: len(joined.theirs.received) == 5000)
+        joined.until(lambda: joined.theirs.size == 5000)
         self.assertEqual(len(joined.theirs.pieces), 1)
 
     def test_only_bytes_can_be_written(self) -> None:
@@ -116,7 +116,7 @@ class StreamContract(_Case):
             nonlocal within
             if within:
                 inside.append("received within a call")
-            if len(joined.mine.received) < 100:
+            if joined.mine.size < 100:
                 within = True
                 joined.mine.transport.write(b"again")
                 joined.mine.transport.pauseProducing()
@@ -126,7 +126,7 @@ class StreamContract(_Case):
         joined.mine.on_data = answer
         joined.theirs.on_data = lambda data: joined.theirs.transport.write(data)
         joined.mine.transport.write(b"first")
-        joined.until(lambda: len(joined.mine.received) >= 100)
+        joined.until(lambda: joined.mine.size >= 100)
         self.assertEqual(inside, [])
 
     def test_writes_after_the_end_are_ignored(self) -> None:
@@ -364,7 +364,7 @@ class StreamContract(_Case):
         joined.pair.advance(5)
         self.assertGreater(producer.left, 0)
         joined.theirs.transport.resumeProducing()
-        joined.until(lambda: len(joined.theirs.received) == 100 * len(piece))
+        joined.until(lambda: joined.theirs.size == 100 * len(piece))
         self.assertTrue(joined.theirs.received == 100 * piece)
         calls = set(zip(producer.calls[::2], producer.calls[1::2], strict=False))
         self.assertEqual(calls, {("pause", "resume")})
@@ -375,7 +375,7 @@ class StreamContract(_Case):
         producer = PullProducer(joined.mine.transport, piece, 200)
         producer.start()
         self.assertEqual(producer.calls, ["resume"])
-        joined.until(lambda: len(joined.theirs.received) == 200 * len(piece))
+        joined.until(lambda: joined.theirs.size == 200 * len(piece))
         self.assertTrue(joined.theirs.received == 200 * piece)
         self.assertEqual(producer.calls, ["resume"] * 200)
 
@@ -423,7 +423,7 @@ class StreamContract(_Case):
         self.assertFalse(joined.mine.lost)
         joined.theirs.transport.resumeProducing()
         joined.until_lost()
-        self.assertEqual(len(joined.theirs.received), 400_000)
+        self.assertEqual(joined.theirs.size, 400_000)
 
     def test_lose_connection_waits_for_an_idle_producer(self) -> None:
         class Idle:
@@ -555,7 +555,7 @@ class StreamContract(_Case):
         joined.theirs.on_data = transport.write
         data = noise(self.large)
         joined.mine.transport.write(data)
-        joined.until(lambda: len(joined.mine.received) == len(data))
+        joined.until(lambda: joined.mine.size == len(data))
         self.assertTrue(joined.mine.received == data)
 
     # --- one that goes on sending to a closed connection ---------------------

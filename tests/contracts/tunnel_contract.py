@@ -124,7 +124,7 @@ class TunnelContract(_Case):
         for start in range(0, len(up), 50_000):
             mine.transport.write(up[start : start + 50_000])
             theirs.transport.write(down[start : start + 50_000])
-        self.until(lambda: len(theirs.received) == len(up) and len(mine.received) == len(down))
+        self.until(lambda: theirs.size == len(up) and mine.size == len(down))
         self.assertTrue(theirs.received == up and mine.received == down)
         self.assertEqual(self.diary.events, ["opened"])
 
@@ -229,7 +229,7 @@ class TunnelContract(_Case):
             self.assertLess(held, 1200 * KIB)
             self.assertGreater(held, 256 * KIB)
             reader.transport.resumeProducing()
-            self.until(lambda: len(reader.received) == 96 * len(piece))  # noqa: B023
+            self.until(lambda: reader.size == 96 * len(piece))  # noqa: B023
             self.assertTrue(reader.received == 96 * piece)
             self.pair.client.abort()
             self.pair.advance(120)
@@ -458,7 +458,7 @@ class TunnelContract(_Case):
         self.until(lambda: mine.received == b"\x05\x00")
         mine.transport.write(CONNECT_80 + b"GET /")
         self.until(lambda: bool(made) and made[0].received == b"GET /")
-        self.until(lambda: len(mine.received) > 2)
+        self.until(lambda: mine.size > 2)
         self.assertEqual(mine.received[2:6], b"\x05\x00\x00\x01")
         made[0].transport.write(b"ok")
         made[0].transport.loseConnection()

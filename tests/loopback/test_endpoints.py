@@ -35,7 +35,7 @@ class Waiting(Notes):
         done: Deferred[bytes] = Deferred()
 
         def look(data: bytes = b"") -> None:
-            if len(self.received) >= count and not done.called:
+            if self.size >= count and not done.called:
                 done.callback(self.received)
 
         self.on_data = look

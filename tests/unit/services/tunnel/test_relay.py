@@ -87,7 +87,7 @@ class BadServerTests(SynchronousTestCase):
         mine.transport.write(b"\x05\x01\x00\x05\x01\x00\x03\x01h\x00\x50")
         self.pair.run_until(lambda: bool(self.server.made) and bool(self.server.made[0].messages))
         self.server.made[0].channel.send(REPLY.encode(Reply("\x1b]0;x\x07", 7)))
-        self.pair.run_until(lambda: len(mine.received) > 2)
+        self.pair.run_until(lambda: mine.size > 2)
         self.assertEqual(mine.received, b"\x05\x00\x05\x00\x00\x01\x00\x00\x00\x00\x00\x07")
 
     def test_a_reset_after_the_end_of_a_direction_is_told_at_once(self) -> None:
