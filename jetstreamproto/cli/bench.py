@@ -144,7 +144,6 @@ def _bulk(options: ConnectionOptions, plan: dict[str, Any]) -> dict[str, object]
         "bytes": amount,
         "seconds": round(run.seconds, 6),
         "direction": direction,
-        **run.route,
         "link": run.after,
     }
 
@@ -162,7 +161,7 @@ def _rpc(options: ConnectionOptions, plan: dict[str, Any]) -> dict[str, object]:
         "p50_us": round(percentile(times, 50) * 1e6, 1),
         "p99_us": round(percentile(times, 99) * 1e6, 1),
         **plan,
-        **run.route,
+        "link": run.after,
     }
 
 
@@ -190,7 +189,6 @@ def _events(options: ConnectionOptions, plan: dict[str, Any]) -> dict[str, objec
         "wire_bytes": wire_bytes(run.before, run.after, run.address),
         "payload_bytes": count * size,
         "seconds": round(run.seconds, 6),
-        **run.route,
         **growth(
             run.before,
             run.after,
@@ -198,6 +196,7 @@ def _events(options: ConnectionOptions, plan: dict[str, Any]) -> dict[str, objec
             fec_recovered="fec_repaired",  # by the peer, of what we sent
             retransmitted="retransmitted_bytes",
         ),
+        "link": run.after,
     }
 
 
@@ -221,7 +220,6 @@ class _Run(NamedTuple, Generic[L]):
     before: Figures
     after: Figures
     address: str
-    route: dict[str, str]
 
 
 def _run(
@@ -232,7 +230,7 @@ def _run(
     **channel: Any,
 ) -> _Run[L]:
     """Put a load of messages of `size` bytes on the server's `service`, on such a channel."""
-    from jetstreamproto.cli.connection import route, run_session
+    from jetstreamproto.cli.connection import run_session
     from jetstreamproto.cli.figures import read_figures
     from jetstreamproto.errors import MessageTooLarge
     from jetstreamproto.session.settings import SessionSettings
@@ -246,6 +244,6 @@ def _run(
         await session.open(service, load, **channel)
         seconds = await load.finished
         after = read_figures(session.link)
-        return _Run(load, seconds, before, after, session.peer.address, route(session))
+        return _Run(load, seconds, before, after, session.peer.address)
 
     return run_session(options, work, SessionSettings(compression=None))

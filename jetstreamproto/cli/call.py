@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jetstreamproto.cli.options import ConnectionOptions, connection_options, json_option
-from jetstreamproto.cli.output import show, stdout_failure
+from jetstreamproto.cli.output import show, stdout_failure, with_route
 
 if TYPE_CHECKING:
     from twisted.internet.base import ReactorBase
@@ -220,4 +220,4 @@ def _print(value: Any, key: str, raw: bool, as_json: bool) -> None:
         plain = json.loads(msgspec.json.encode(value))
     except (TypeError, ValueError, RecursionError) as error:
         raise RpcError(RpcStatus.INTERNAL, f"what came is no JSON: {error}") from None
-    show(json.dumps({key: plain} if as_json else plain).replace("\x7f", "\\u007f"))
+    show(json.dumps(with_route({key: plain}) if as_json else plain).replace("\x7f", "\\u007f"))

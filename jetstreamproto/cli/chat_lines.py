@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 
 from jetstreamproto.cli.chat_view import notice_object, plain_line
 from jetstreamproto.cli.failure import StreamFailed, clean
-from jetstreamproto.cli.output import stdout_failure
+from jetstreamproto.cli.output import stdout_failure, with_route
 from jetstreamproto.cli.pipe import STDIN, STDOUT, InputReader, OutputWriter
 from jetstreamproto.errors import ChatError
 from jetstreamproto.services.chat.client import ChatClient
@@ -74,7 +74,8 @@ class LineChat:
     def _write(self, notice: Notice, also_own: bool = False) -> None:
         own = is_same(notice.name, self._client.name)
         if self._as_json:
-            self._output.write(json.dumps(notice_object(notice, own)).encode() + b"\n")
+            shown = with_route(notice_object(notice, own))
+            self._output.write(json.dumps(shown).encode() + b"\n")
         elif also_own or not own:
             self._output.write(plain_line(notice).encode() + b"\n")
 

@@ -18,7 +18,7 @@ from twisted.internet.threads import deferToThread
 
 from jetstreamproto.cli.failure import CannotConnect, ConnectTimeout, NameNotFound, clean
 from jetstreamproto.cli.options import AUTO, ConnectionOptions
-from jetstreamproto.cli.output import note, session_route
+from jetstreamproto.cli.output import note, reached
 from jetstreamproto.cli.run import run
 from jetstreamproto.cli.target import Target
 from jetstreamproto.cli.trust import (
@@ -192,8 +192,7 @@ async def connect(
     late = ConnectTimeout(f"no answer from {options.target} within {options.timeout:g} s")
     with _explained(options.target, late):
         session = await destination.open(factory)
-    session_route.clear()
-    session_route.update(route(session))
+    reached(route(session))
     if session.fallback is not None:
         note(f"over {session.transport}: {clean(session.fallback)}")
     return session

@@ -37,7 +37,7 @@ def get(options: ConnectionOptions, destination: str, **given: Any) -> int:
     becomes DEST; `-` is standard output. A folder comes with all that is in it. When a transfer was
     broken off, the same command goes on where it was.
     """
-    from jetstreamproto.cli.connection import route, run_session
+    from jetstreamproto.cli.connection import run_session
 
     assert isinstance(options.target, Location)
     wanted = TransferOptions(**given)
@@ -51,7 +51,7 @@ def get(options: ConnectionOptions, destination: str, **given: Any) -> int:
 
         client, start = FileClient(session), reactor.seconds()
         outcome = await _get_all(client, path, destination, wanted, report)
-        return report.finish(outcome, reactor.seconds() - start, route(session))
+        return report.finish(outcome, reactor.seconds() - start)
 
     return run_session(dataclasses.replace(options, bulk=True), work)
 

@@ -17,19 +17,33 @@ def show(line: str) -> None:
 
 
 def show_object(value: Mapping[str, object]) -> None:
-    """Print one JSON object as a line of data."""
+    """Print one JSON object as a line of data, `with_route`."""
     import json
 
-    show(json.dumps(value))
+    show(json.dumps(with_route(value)))
 
 
-session_route: dict[str, str] = {}
-"""How this command's session was reached, once there is one: `transport`, perhaps `fallback`."""
+_route: dict[str, str] = {}
+_untold: dict[str, str] = {}
+
+
+def reached(route: Mapping[str, str]) -> None:
+    """There is a session, and its server was reached so: `transport`, perhaps `fallback`."""
+    for known in (_route, _untold):
+        known.clear()
+        known.update(route)
+
+
+def with_route(value: Mapping[str, object]) -> dict[str, object]:
+    """`value`, with how the server was reached if it is the first since there is a session."""
+    told = {**value, **_untold}
+    _untold.clear()
+    return told
 
 
 def show_error(kind: str, message: str) -> None:
     """Print the one JSON object of a command that fails."""
-    show_object({"error": {"kind": kind, "message": message}, **session_route})
+    show_object({"error": {"kind": kind, "message": message}, **_route})
 
 
 def note(line: str) -> None:

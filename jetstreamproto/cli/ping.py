@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 @json_option
 def ping(options: ConnectionOptions, count: int, interval: float, as_json: bool) -> None:
     """Measure round trips to the server at HOST:PORT."""
-    from jetstreamproto.cli.connection import route, run_session
+    from jetstreamproto.cli.connection import run_session
+    from jetstreamproto.cli.figures import read_figures
 
     async def work(reactor: ReactorBase, session: Session) -> dict[str, object]:
         say = _say_nothing if as_json else show
@@ -47,11 +48,11 @@ def ping(options: ConnectionOptions, count: int, interval: float, as_json: bool)
         say(f"{len(times)} of {count} answered: {parts}")
         return {
             "host": str(options.target),
-            **route(session),
             "fingerprint": session.peer.fingerprint,
             "sent": count,
             "received": len(times),
             "rtt_ms": rtt,
+            "link": read_figures(session.link),
         }
 
     report = run_session(options, work)

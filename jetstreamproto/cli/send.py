@@ -35,7 +35,7 @@ def send(options: ConnectionOptions, files: tuple[str, ...], **given: Any) -> in
     input, and the path after HOST:PORT then that of the file it becomes. When a transfer was broken
     off, the same command goes on where it was.
     """
-    from jetstreamproto.cli.connection import route, run_session
+    from jetstreamproto.cli.connection import run_session
 
     assert isinstance(options.target, Location)
     wanted = TransferOptions(**given)
@@ -49,7 +49,7 @@ def send(options: ConnectionOptions, files: tuple[str, ...], **given: Any) -> in
 
         client, start = FileClient(session), reactor.seconds()
         outcome = await _send_all(client, files, path, wanted, report)
-        return report.finish(outcome, reactor.seconds() - start, route(session))
+        return report.finish(outcome, reactor.seconds() - start)
 
     return run_session(dataclasses.replace(options, bulk=True), work)
 

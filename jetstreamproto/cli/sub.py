@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jetstreamproto.cli.options import ConnectionOptions, connection_options, json_option
+from jetstreamproto.cli.output import with_route
 
 if TYPE_CHECKING:
     from twisted.internet.base import ReactorBase
@@ -161,4 +162,4 @@ def _json_line(event: Event) -> bytes:
         shown["data"] = event.payload.decode()
     except UnicodeDecodeError:
         shown["base64"] = base64.b64encode(event.payload).decode()
-    return json.dumps(shown).encode() + b"\n"
+    return json.dumps(with_route(shown)).encode() + b"\n"

@@ -96,7 +96,7 @@ class Report:
             for sentence in sentences:
                 note(f"left out: {clean(sentence)}")
 
-    def finish(self, outcome: Outcome, seconds: float, route: dict[str, str]) -> int:
+    def finish(self, outcome: Outcome, seconds: float) -> int:
         """Tell all, and return the exit status; the error of a single file is raised instead."""
         if len(outcome.failed) == 1 and not outcome.done:
             path, error = outcome.failed[0]
@@ -114,7 +114,7 @@ class Report:
                 {"path": path, "kind": failure.kind, "message": failure.message}
                 for path, failure in failures
             ]
-            show_object(self._object(outcome, seconds) | route | {"errors": errors})
+            show_object(self._object(outcome, seconds) | {"errors": errors})
         elif self._options.dry_run:
             for transfer in outcome.done:
                 show(f"{self._state(transfer):6} {clean(transfer.path)}")

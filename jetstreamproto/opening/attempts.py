@@ -6,8 +6,9 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
-from twisted.internet.error import ConnectingCancelledError
+from twisted.internet.error import ConnectError, ConnectingCancelledError
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 
 from jetstreamproto.factory import JetStreamClientFactory
@@ -36,10 +37,7 @@ async def open_stream(
     with; if `near`, with `DroppedOut` unless there is a connection within `NEAR` seconds.
     """
     deadline = reactor.seconds() + timeout
-    kind = TCP6ClientEndpoint if ":" in address else TCP4ClientEndpoint
-    # with TCP Fast Open a connection is there at once, which says nothing about who is near
-    ours = profiled(reactor, profile_of(reactor), speaks_first=not near)
-    endpoint = kind(ours, address, port, timeout=timeout)
+    endpoint = _endpoint(reactor, address, port, timeout, speaks_first=not near)
     if near:
         protocol = await _Near(reactor).connect(endpoint, factory)
     else:
@@ -68,6 +66,27 @@ async def open_datagrams(
 
     session = connect_datagrams(reactor, address, port, factory, settings, quic=quic)
     return await _shake_hands(reactor, session, timeout, late)
+
+
+async def is_reachable(reactor: Any, address: str, port: int, timeout: float) -> bool:
+    """Whether a TCP connection comes to be within `timeout` seconds. It is dropped at once."""
+    endpoint = _endpoint(reactor, address, port, timeout, speaks_first=False)
+    try:
+        protocol: Any = await endpoint.connect(Factory.forProtocol(Protocol))
+    except ConnectError:
+        return False
+    protocol.transport.abortConnection()
+    return True
+
+
+def _endpoint(
+    reactor: Any, address: str, port: int, timeout: float, *, speaks_first: bool
+) -> IStreamClientEndpoint:
+    kind = TCP6ClientEndpoint if ":" in address else TCP4ClientEndpoint
+    # with TCP Fast Open a connection is there at once, which says nothing about the server
+    ours = profiled(reactor, profile_of(reactor), speaks_first=speaks_first)
+    endpoint: IStreamClientEndpoint = kind(ours, address, port, timeout=timeout)
+    return endpoint
 
 
 async def _shake_hands(reactor: Any, session: Session, seconds: float, late: Exception) -> Session:

@@ -28,6 +28,7 @@ from jetstreamproto.opening.model import (
     plan,
 )
 from jetstreamproto.opening.racing import DroppedOut, NobodyWon, Race, Runner, in_time
+from jetstreamproto.opening.vigil import Vigil
 from jetstreamproto.reliability.settings import DEFAULT_DATAGRAM_SETTINGS, DatagramSettings
 from jetstreamproto.session.session import Session
 from jetstreamproto.sockets.resolving import resolve
@@ -36,6 +37,9 @@ _log = Logger()
 
 MAX_ADDRESSES = 8
 """IP addresses of a name that are tried."""
+
+SILENCE = 15.0
+"""Seconds for which a peer may leave datagrams unanswered before TCP is asked about it."""
 
 _QUIC_LIBRARY = "aioquic"
 
@@ -59,7 +63,11 @@ class Destination:
     server offers it. What did not serve is remembered (`memory`) for some minutes, and tried again
     then. `timeout`, in seconds, is for all it takes, and `datagrams` are for UDP and QUIC.
 
-    Raises `ConfigurationError` for a transport that there is not.
+    A session that "auto" has put on UDP or QUIC ends with `PeerSilent` when nothing has been
+    answered there for `silence` seconds and the server can be reached over TCP: they are filtered
+    from now on. None leaves that to the idle timeout.
+
+    Raises `ConfigurationError` for a transport that there is not, or no such silence.
     """
 
     def __init__(
@@ -73,7 +81,10 @@ class Destination:
         timeout: float = 10.0,
         datagrams: DatagramSettings = DEFAULT_DATAGRAM_SETTINGS,
         memory: Memory | None = None,
+        silence: float | None = SILENCE,
     ) -> None:
+        if silence is not None and silence <= 0:
+            raise ConfigurationError("silence must be positive, or None")
         if transport not in (AUTO, *TRANSPORTS):
             names = ", ".join((AUTO, *TRANSPORTS))
             raise ConfigurationError(f"{transport!r} is not a transport; there is {names}")
@@ -83,6 +94,7 @@ class Destination:
         self.bulk = bulk
         self.timeout = timeout
         self.datagrams = datagrams
+        self.silence = silence
         self._reactor = reactor
         self._memory = memory if memory is not None else shared_memory(reactor)
 
@@ -209,6 +221,8 @@ class _Opening:
             )
         session.fallback = fallback
         session.when_closed().addCallback(lambda _: self._closed(session, transport))
+        if transport != TCP and destination.silence is not None:
+            Vigil(self._reactor, session, destination.silence)
 
     def _closed(self, session: Session, transport: str) -> None:
         if not isinstance(session.close_reason, PeerSilent):

@@ -212,6 +212,12 @@ class Session:
         elif self.refusal is None:
             self.refusal = SessionClosed("the session was given up before it was connected")
 
+    def give_up(self, reason: JetStreamError) -> None:
+        """Drop the connection at once because of `reason`, which `close_reason` will be."""
+        if self.refusal is None:
+            self.refusal = reason
+        self.link.abort()
+
     def when_connected(self) -> Deferred[Session]:
         """Fires with this session once the peer has answered under the new keys."""
         waiter: Deferred[Session] = Deferred(self._connect_waiters.remove)
@@ -329,8 +335,7 @@ class Session:
         self.outbox.put_control(Kind.PING, 0, seq=number)
 
     def _peer_silent(self, seconds: float) -> None:
-        self.refusal = PeerSilent(f"no sign of the peer for {seconds:g} s")
-        self.link.abort()
+        self.give_up(PeerSilent(f"no sign of the peer for {seconds:g} s"))
 
     def _outbox_empty(self) -> None:
         if self.state is SessionState.ENDING:

@@ -7,6 +7,7 @@ what a peer may make it keep, or to tell what is acknowledged.
 from __future__ import annotations
 
 import logging
+import math
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ MAX_MESSAGE_STREAMS = 1 << 10
 
 _BURST = 0.002  # seconds of sending at once, since timers are no finer than half of that
 _LEAST_STREAMS = 128
+_LONGEST_PROBE = 2.0  # seconds, so that what comes back after an outage is noticed soon
 
 logging.getLogger("quic").addHandler(logging.NullHandler())  # what matters is told by events
 
@@ -152,7 +154,12 @@ class QuicCore:
         return self._quic.get_timer()
 
     def handle_timeout(self, now: float) -> None:
+        """Do what is due. Probes are no further apart than `_LONGEST_PROBE`, as the path allows."""
         self._quic.handle_timer(now=now)
+        loss = self._quic._loss
+        if self._quic._handshake_confirmed and loss._pto_count:
+            longest = max(1.0, _LONGEST_PROBE / loss.get_probe_timeout())
+            loss._pto_count = min(loss._pto_count, int(math.log2(longest)))
 
     def close(self, code: int, reason: str = "", *, transport: bool = False) -> None:
         """Tell the peer that it is over: an application's code, or one of QUIC's own."""

@@ -96,6 +96,19 @@ class EndTests(QuicTestCase):
         self.assertLess(pair.clock.seconds() - before, 62)
         self.assert_nothing_left(pair)
 
+    def test_a_network_that_comes_back_is_noticed_soon(self) -> None:
+        for message in (b"hello", DATA):
+            pair = QuicPair(link=WAN)
+            inbox = pair.run(pair.client.open("echo", Inbox()))
+            pair.net.tap = lambda _: False
+            inbox.channel.send(message)
+            pair.advance(25)
+            pair.net.tap = None
+            before = pair.clock.seconds()
+            self.assertEqual(pair.run(inbox.get()), message)
+            least = 2 * len(message) * 8 / WAN.rate  # there and back
+            self.assertLess(pair.clock.seconds() - before, 2.5 + 2 * least)
+
     def test_quiet_sessions_stay(self) -> None:
         settings = SessionSettings(heartbeat=1000, idle_timeout=2000)
         pair = QuicPair(link=NEAR, settings=settings)

@@ -8,14 +8,17 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionRefusedError, DNSLookupError, TimeoutError
 
 from jetstreamproto.errors import (
+    ConfigurationError,
     HandshakeTimeout,
     NothingListens,
     PeerSilent,
     Refused,
     WrongFingerprint,
 )
-from jetstreamproto.opening.destination import shared_memory
+from jetstreamproto.opening.destination import SILENCE, shared_memory
 from jetstreamproto.opening.model import LIFETIME
+from jetstreamproto.session.protocol import Inbox
+from jetstreamproto.session.settings import SessionSettings
 from jetstreamproto.testing import LinkOptions
 from jetstreamproto.transports.admission import Admission, AdmissionLimits
 from tests.scenarios.race_network import CLIENT, NAME, SERVER, RaceCase
@@ -347,6 +350,117 @@ class MemoryTests(RaceCase):
                 self.assertEqual(second.transport, "tcp")
                 self.assertRegex(second.fallback or "", rf"^{name} fell silent, \d+ s ago$")
                 self.assert_ends(network, second)
+
+    def test_tcp_is_asked_about_a_peer_that_answers_nothing(self) -> None:
+        """Long before the idle timeout, which is 45 s here."""
+        for bulk, name, at_rest in (
+            (False, "quic", False),
+            (True, "udp", False),
+            (False, "quic", True),
+            (True, "udp", True),
+        ):
+            with (
+                self.subTest(name, at_rest=at_rest),
+                self.network(AWAY, settings=SessionSettings()) as network,
+            ):
+                first = network.connect(bulk=bulk)
+                inbox = network.run(first.open("echo", Inbox()))
+                network.advance(30)  # at rest for longer than the silence: nothing is asked
+                self.assertEqual(len(network.wires), 0)
+                network.filter_udp()
+                at = network.clock.seconds()
+                if not at_rest:
+                    inbox.channel.send(bytes(100_000))
+                network.run(first.when_closed())
+                self.assertIsInstance(first.close_reason, PeerSilent)
+                self.assertIn("can be reached over tcp", str(first.close_reason))
+                longest = 15 + SILENCE * 4 / 3 + 1 if at_rest else SILENCE * 4 / 3 + 1
+                self.assertTrue(10 < network.clock.seconds() - at < longest)
+                network.advance(46)  # until the server has noticed, too
+                second = network.connect(bulk=bulk)
+                self.assertEqual(second.transport, "tcp")
+                self.assert_ends(network, second)
+
+    def test_an_outage_is_waited_for(self) -> None:
+        """Where TCP does not answer either, or refuses: that says nothing of datagrams."""
+        for bulk in (False, True):
+            for tcp in ("silent", "refused"):
+                with (
+                    self.subTest(bulk=bulk, tcp=tcp),
+                    self.network(AWAY, settings=SessionSettings()) as network,
+                ):
+                    session = network.connect(bulk=bulk)
+                    asked = network.run(session.open("echo", Inbox()))
+                    network.filter_udp()
+                    network.tcp = tcp
+                    asked.channel.send(b"hello")
+                    network.advance(38)
+                    self.assertIsNone(session.close_reason)
+                    network.udp_filtered = network.quic_filtered = False
+                    self.assertEqual(network.run(asked.get()), b"hello")
+                    asked.channel.end()
+                    self.assert_ends(network, session)
+
+    def test_datagrams_that_come_back_while_tcp_is_asked(self) -> None:
+        with self.network(AWAY, settings=SessionSettings()) as network:
+            session = network.connect(bulk=True)
+            asked = network.run(session.open("echo", Inbox()))
+            network.filter_udp()
+            network.latency = 3.0  # of TCP
+            asked.channel.send(b"hello")
+            network.run_until(lambda: bool(network.reactor.connecting))
+            network.udp_filtered = False
+            self.assertEqual(network.run(asked.get()), b"hello")
+            network.latency = AWAY
+            asked.channel.end()
+            network.advance(60)
+            self.assert_ends(network, session)
+
+    def test_who_did_not_choose_auto_waits(self) -> None:
+        for options in ({"transport": "udp"}, {"transport": "quic"}, {"silence": None}):
+            with (
+                self.subTest(**options),
+                self.network(AWAY, settings=SessionSettings()) as network,
+            ):
+                session = network.connect(**options)
+                network.filter_udp()
+                at = network.clock.seconds()
+                session.ping().addErrback(lambda _: None)
+                network.run(session.when_closed())
+                self.assertGreater(network.clock.seconds() - at, 44)
+                self.assert_nothing_left(network)
+
+    def test_no_silence_at_all(self) -> None:
+        with self.network(AWAY) as network:
+            for silence in (0, -1.0):
+                with self.assertRaisesRegex(ConfigurationError, "silence must be positive"):
+                    network.destination(silence=silence)
+
+    def test_outages_that_come_again_and_again(self) -> None:
+        """A minute of five seconds without and two with; on a path of 1.5 s it is turned round."""
+        for latency, bulk, gone, there in (
+            (AWAY, False, 5, 2),
+            (AWAY, True, 5, 2),
+            (0.75, False, 2, 5),
+            (0.75, True, 2, 5),
+        ):
+            with (
+                self.subTest(latency=latency, bulk=bulk),
+                self.network(latency, settings=SessionSettings()) as network,
+            ):
+                session = network.connect(bulk=bulk, transport="auto")
+                asked = network.run(session.open("echo", Inbox()))
+                for _ in range(9):
+                    asked.channel.send(bytes(20_000))
+                    network.udp_filtered = network.quic_filtered = True
+                    network.advance(gone)
+                    network.udp_filtered = network.quic_filtered = False
+                    network.advance(there)
+                    self.assertIsNone(session.close_reason)
+                for _ in range(9):
+                    self.assertEqual(len(network.run(asked.get())), 20_000)
+                asked.channel.end()
+                self.assert_ends(network, session)
 
     def test_a_crashed_server_that_is_back(self) -> None:
         for bulk, name in ((False, "quic"), (True, "udp")):
