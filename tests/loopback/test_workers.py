@@ -13,7 +13,7 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
-from jetstreamproto import EventClient, KeyValueClient
+from jetstreamproto import ChatClient, EventClient, KeyValueClient, NoticeKind
 from jetstreamproto.datagram import JetStreamDatagramProtocol
 from jetstreamproto.factory import JetStreamClientFactory, JetStreamServerFactory
 from jetstreamproto.security.trust import PinnedKeys
@@ -117,6 +117,21 @@ class WorkerTests(RoamingTestCase):
             self.assertEqual((await heard.get()).payload, b"%d" % number)
             await events.close()
         await watching.close()
+
+    async def test_people_of_all_workers_are_in_one_room(self) -> None:
+        server = await self.serve("--workers", "2")
+        people = []
+        for number, session in enumerate(await self.many_sessions(server.output)):
+            people.append(ChatClient(session, f"p{number}"))
+            self.addCleanup(people[-1].close)
+            room = await people[-1].join("kitchen")
+        self.assertEqual(len(room.members), len(people))
+        await people[0].say("kitchen", "Tea?")
+        for person in people:
+            notice = await person.get()
+            while notice.kind is not NoticeKind.SAID:
+                notice = await person.get()
+            self.assertEqual((notice.name, notice.text), (people[0].name, "Tea?"))
 
     async def test_no_worker_outlives_its_supervisor(self) -> None:
         server = await self.serve("--workers", "2")
