@@ -5,13 +5,16 @@ epoll. It uses the stable ABI, so one build does for every Python from 3.11 on.
 """
 
 import sys
+from glob import glob
 
 from setuptools import Extension, setup
 
+SOURCES = "jetstreamproto/reactors/_ring"
 EXTENSIONS = [
     Extension(
         "jetstreamproto.reactors._uring",
-        ["jetstreamproto/reactors/_uring.c"],
+        sorted(glob(f"{SOURCES}/*.c")),
+        depends=[f"{SOURCES}/ring.h"],
         libraries=["m"],
         py_limited_api=True,
         optional=True,

@@ -40,8 +40,9 @@ from jetstreamproto.security.datagrams import (
     retry_datagram,
 )
 from jetstreamproto.session.session import Session
-from jetstreamproto.sockets.figures import datagram_figures
+from jetstreamproto.sockets.figures import datagram_figures, datagram_settings
 from jetstreamproto.sockets.offload import adopt_datagrams, listen_datagrams
+from jetstreamproto.sockets.options import Setting
 from jetstreamproto.transports.shared_port import PortShare
 from jetstreamproto.transports.udp import UdpLink
 
@@ -147,6 +148,9 @@ class JetStreamDatagramProtocol(DatagramProtocol):
 
     def socket_figures(self) -> Mapping[str, int | str]:
         return datagram_figures(self.transport)
+
+    def socket_settings(self) -> tuple[Setting, ...]:
+        return datagram_settings(self.transport)
 
     # --- DatagramProtocol ----------------------------------------------------------------
 

@@ -30,6 +30,7 @@ from jetstreamproto.reliability.paths import Address
 from jetstreamproto.reliability.settings import MAX_DATAGRAM, MIN_DATAGRAM, DatagramSettings
 from jetstreamproto.security.cookies import CookieJar
 from jetstreamproto.session.session import Session
+from jetstreamproto.sockets.options import Setting
 from jetstreamproto.transports.quic import QuicLink
 from jetstreamproto.transports.quic_core import ID_SIZE, TYPICAL_DATAGRAM, QuicCore
 from jetstreamproto.transports.quic_identity import QuicIdentity
@@ -59,6 +60,8 @@ class DatagramOwner(Protocol):
     def now(self) -> float: ...
 
     def socket_figures(self) -> Mapping[str, int | str]: ...
+
+    def socket_settings(self) -> tuple[Setting, ...]: ...
 
     def send(self, data: memoryview, segment: int, address: Address) -> bool: ...
 
@@ -279,6 +282,9 @@ class QuicEndpoint:
 
     def socket_figures(self) -> Mapping[str, int | str]:
         return self._owner.socket_figures()
+
+    def socket_settings(self) -> tuple[Setting, ...]:
+        return self._owner.socket_settings()
 
     def send(self, data: memoryview, segment: int, address: Address) -> bool:
         return self._owner.send(data, segment, address)

@@ -54,16 +54,7 @@ def _report(findings: Sequence[Finding]) -> dict[str, object]:
 
     profiles = {
         name: {
-            moment: [
-                {
-                    "option": setting.option,
-                    "asked": setting.asked,
-                    "granted": setting.granted,
-                    "outcome": setting.outcome.value,
-                    "why": setting.why,
-                }
-                for setting in settings
-            ]
+            moment: [setting.to_object() for setting in settings]
             for moment, settings in try_profile(profile).items()
         }
         for name, profile in PROFILES.items()

@@ -1,4 +1,4 @@
-"""What a session's link has counted, as `jetstream bench` reports it."""
+"""What a session's link has counted, as `jetstream bench` and `ping` report it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,16 @@ Figures = Mapping[str, Any]
 
 
 def read_figures(link: Link) -> Figures:
-    """The counters as they are now, of TCP bytes only; `socket` has the options of the socket."""
-    stats = dataclasses.asdict(link.stats)
-    if not stats["socket"]:
-        del stats["socket"]
+    """The counters as they are now, of TCP bytes only; `socket` has the options of the socket.
+
+    `settings` says what was asked of it, and what became of that.
+    """
+    found = link.stats
+    stats = dataclasses.asdict(found)
+    stats["settings"] = [setting.to_object() for setting in found.settings]
+    for name in ("socket", "settings"):
+        if not stats[name]:
+            del stats[name]
     return {_OTHER_NAMES.get(name, name): value for name, value in stats.items()}
 
 

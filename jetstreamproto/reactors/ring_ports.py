@@ -1,4 +1,4 @@
-"""Twisted's TCP and UDP ports on an io_uring, and all classes of transports that it has."""
+"""TCP ports on an io_uring, and all classes of transports that it has."""
 
 # Mixins in front of Twisted's transports, which are mixins themselves: of what these have, a type
 # checker sees nothing from here.
@@ -6,22 +6,21 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 from typing import Any
 
 from twisted.python import log
 
-from jetstreamproto.reactors._uring import ACCEPTED, DATAGRAM, DATAGRAMS, LISTENER
+from jetstreamproto.reactors._uring import ACCEPTED, LISTENER
+from jetstreamproto.reactors.ring_datagrams import (
+    RingBatchingPort,
+    RingDatagramPort,
+    RingMulticastPort,
+)
 from jetstreamproto.reactors.ring_streams import RingConnector, RingServer
 from jetstreamproto.reactors.ring_transport import RingTransport
-from jetstreamproto.reactors.transports import (
-    TransportClasses,
-    TunedDatagramPort,
-    TunedMulticastPort,
-    TunedPort,
-)
+from jetstreamproto.reactors.transports import TransportClasses, TunedPort
 
 
 class RingPort(RingTransport, TunedPort):
@@ -29,6 +28,10 @@ class RingPort(RingTransport, TunedPort):
 
     kind = LISTENER
     transport = RingServer
+
+    def drop(self, kind: int, value: Any) -> None:
+        if kind == ACCEPTED:
+            os.close(value)
 
     def _read(self, kind: int, value: Any) -> Any:
         if kind == ACCEPTED:
@@ -73,46 +76,11 @@ class RingPort(RingTransport, TunedPort):
         super()._closeSocket(orderly)
 
 
-class _RingDatagrams(RingTransport):
-    """A UDP port: receives by completions, and sends at once."""
-
-    kind = DATAGRAM
-
-    def _read(self, kind: int, value: Any) -> Any:
-        if kind == DATAGRAMS:
-            data, address, _size, _flags = value
-            if len(data) > self.maxPacketSize:
-                data = data[: self.maxPacketSize]
-            try:
-                self.protocol.datagramReceived(data, address[:2])
-            except BaseException:
-                log.err()
-            return None
-        self._armed = False
-        self._changed()
-        if value == errno.ECONNREFUSED:
-            if self._connectedAddr:
-                self.protocol.connectionRefused()
-            return None
-        return OSError(value, os.strerror(value))
-
-    def connectionLost(self, reason: Any = None) -> None:
-        self._leave()
-        super().connectionLost(reason)
-
-
-class RingDatagramPort(_RingDatagrams, TunedDatagramPort):
-    """A UDP port."""
-
-
-class RingMulticastPort(_RingDatagrams, TunedMulticastPort):
-    """A UDP port that may join groups."""
-
-
 RING_CLASSES = TransportClasses(
     port=RingPort,
     server=RingServer,
     connector=RingConnector,
     datagrams=RingDatagramPort,
     multicast=RingMulticastPort,
+    batching=RingBatchingPort,
 )

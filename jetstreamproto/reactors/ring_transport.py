@@ -10,10 +10,9 @@ tell the ring, all of them with one system call. What the ring then tells comes 
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
-from jetstreamproto.reactors._uring import ACCEPTED, STREAM, Ring
+from jetstreamproto.reactors._uring import STREAM, Ring
 
 if TYPE_CHECKING:
     from jetstreamproto.reactors.uring import UringReactor
@@ -92,6 +91,9 @@ class RingTransport:
             self._held = []
         self._held.append((kind, value))
 
+    def drop(self, kind: int, value: Any) -> None:
+        """Give back what an event has that nobody is told."""
+
     def is_writing(self) -> bool:
         """Whether there is anything to be written."""
         return self.writing
@@ -132,7 +134,7 @@ class RingTransport:
         if self.slot is not None:
             held, self._held = self._held, None
             for kind, value in held or ():
-                drop_event(kind, value)
+                self.drop(kind, value)
             self.reactor.ring_left(self)
 
     def _flush_reading(self, ring: Ring) -> None:
@@ -141,9 +143,3 @@ class RingTransport:
             assert self.slot is not None
             self._armed = reading
             ring.receive(self.slot, reading)
-
-
-def drop_event(kind: int, value: Any) -> None:
-    """Give back what an event has, for which there is no transport any more."""
-    if kind == ACCEPTED:
-        os.close(value)

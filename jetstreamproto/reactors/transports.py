@@ -13,6 +13,7 @@ from typing import Any
 from twisted.internet import tcp, udp
 from twisted.logger import Logger
 
+from jetstreamproto.sockets.offload import BatchingPort
 from jetstreamproto.sockets.options import ON_LINUX, QUICK_ACK, REUSE_ADDRESS, Setting
 from jetstreamproto.sockets.profiles import DEFAULT_PROFILE, Moment, SocketProfile
 
@@ -140,3 +141,4 @@ class TransportClasses:
     connector: type[TunedConnector] = TunedConnector
     datagrams: type[TunedDatagramPort] = TunedDatagramPort
     multicast: type[TunedMulticastPort] = TunedMulticastPort
+    batching: type[BatchingPort] = BatchingPort

@@ -31,7 +31,7 @@ try:
     from jetstreamproto.reactors._uring import RECEIVED, Ring
     from jetstreamproto.reactors.ring_ports import RING_CLASSES
     from jetstreamproto.reactors.ring_streams import READS
-    from jetstreamproto.reactors.ring_transport import RingTransport, drop_event
+    from jetstreamproto.reactors.ring_transport import RingTransport
 except ImportError as error:
     _MISSING = str(error)
 else:
@@ -200,7 +200,7 @@ class UringReactor(TunedReactor):
                 self.doPoll(0)
                 continue
             if transport.slot is None:
-                drop_event(kind, value)
+                transport.drop(kind, value)
                 continue
             contexts.append(self._log_context(transport, outer))
             try:

@@ -147,7 +147,7 @@ class RecordOpener:
     def epoch(self) -> int:
         return self._keys.epoch
 
-    def open(self, header: bytes, body: memoryview, out: memoryview) -> memoryview:
+    def open(self, header: bytes | memoryview, body: memoryview, out: memoryview) -> memoryview:
         """Open the record whose 4-byte header and body these are; its plaintext, in `out`.
 
         Raises `ProtocolViolation` when it does not open (forged, damaged, out of place) or when

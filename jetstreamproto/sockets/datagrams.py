@@ -93,6 +93,11 @@ def join_datagrams(handle: socket.socket) -> bool:
     return ON_LINUX and set_if_known(handle, SOL_UDP, UDP_GRO, 1)
 
 
+def separate_datagrams(handle: socket.socket) -> None:
+    """Have each datagram by itself again."""
+    set_if_known(handle, SOL_UDP, UDP_GRO, 0)
+
+
 def can_split_datagrams(handle: socket.socket) -> bool:
     """Whether the kernel splits a buffer into datagrams (UDP_SEGMENT)."""
     return ON_LINUX and set_if_known(handle, SOL_UDP, UDP_SEGMENT, 0)

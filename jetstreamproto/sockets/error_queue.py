@@ -55,17 +55,24 @@ class ErrorQueue:
         if len(self._failed) < ERRORS_A_TURN:
             self._failed.setdefault((address, code), 0)
 
-    def report(self, handle: socket.socket) -> None:
-        """Empty the kernel's queue, or a turn's share of it, and tell what is in it."""
+    def report(self, handle: socket.socket) -> bool:
+        """Empty the kernel's queue, or a turn's share of it, and tell what is in it.
+
+        Whether there may be more.
+        """
         errors, self._failed = self._failed, {}
+        more = False
         for _ in range(ERRORS_A_TURN):
             error = read_error(handle)
             if error is None:
                 break
             self._merge(errors, *error)
+        else:
+            more = True
         for (address, code), mtu in errors.items():
             if self._may_tell():
                 self._tell(address, code, mtu)
+        return more
 
     def _merge(
         self, errors: dict[tuple[Address, int], int], address: Address, code: int, mtu: int

@@ -55,7 +55,7 @@ _JOINED_SPACE = 64  # of ancillary data; on an adopted socket there may be other
 _NO_ANCILLARY: Ancillary = []
 _NOTHING_WAITS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR)
 _NO_ROOM = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.ENOMEM)
-_NO_SOCKET = (errno.EBADF, errno.ENOTSOCK)
+NO_SOCKET = (errno.EBADF, errno.ENOTSOCK)
 _NO_OFFLOAD = (errno.EIO, errno.EINVAL, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.EMSGSIZE)
 _MAX_TARGETS = 4096
 _MAX_SIZES = 256
@@ -94,7 +94,8 @@ class BatchReceiver(Protocol):
 class BatchingPort(Port):
     """Twisted's UDP port with batches. Made by `listen_datagrams` and `adopt_datagrams`.
 
-    `gso` and `gro` tell what is in use, `settings` what the kernel has made of the other options.
+    `options` are what was asked for, `gso` and `gro` what is in use of it, `settings` what the
+    kernel has made of the rest.
     Attributes of the class bound what one turn of the reactor reads.
     """
 
@@ -112,8 +113,8 @@ class BatchingPort(Port):
         options: DatagramOptions | None = None,
         reactor: Any = None,
     ) -> None:
-        self._options = options or DatagramOptions()
-        super().__init__(port, protocol, interface, self._options.max_packet_size, reactor)
+        self.options = options or DatagramOptions()
+        super().__init__(port, protocol, interface, self.options.max_packet_size, reactor)
         self.stats = DatagramStats()
         self.gso = self.gro = False
         self.settings: list[Setting] = []
@@ -130,13 +131,13 @@ class BatchingPort(Port):
 
     def createInternetSocket(self) -> socket.socket:
         handle: socket.socket = super().createInternetSocket()
-        if self._options.reuse_port:
+        if self.options.reuse_port:
             share_port(handle)
         return handle
 
     def _bindSocket(self) -> None:
         super()._bindSocket()
-        handle, options = self.socket, self._options
+        handle, options = self.socket, self.options
         self.gso = options.gso and can_split_datagrams(handle)
         self.gro = options.gro and hasattr(handle, "recvmsg_into") and join_datagrams(handle)
         self.settings = [
@@ -192,7 +193,7 @@ class BatchingPort(Port):
             except OSError as error:
                 if error.errno in _NOTHING_WAITS:
                     break
-                if error.errno in _NO_SOCKET:
+                if error.errno in NO_SOCKET:
                     raise
                 packets -= 1
                 troubled = True  # an ICMP error, which says nothing about this call
@@ -346,6 +347,7 @@ class BatchingPort(Port):
                 if code in _NO_ROOM:
                     break
                 # It may be an ICMP error about an earlier datagram, which is told only once.
+                self._error_met()
             else:
                 stats = self.stats
                 stats.datagrams_out += count
@@ -395,6 +397,9 @@ class BatchingPort(Port):
             self._errors.note(plain_address(target), code)
         return False
 
+    def _error_met(self) -> None:
+        """A call to send has met an error: reactors tell of the queue it is in by themselves."""
+
     def _report_noted(self) -> None:
         if self._errors and not self._stopping:
             self._errors.report(self.socket)
@@ -420,6 +425,13 @@ def _segments(length: int, size: int) -> int:
 def _buffer_sizes(reactor: Any, receive: int | None, send: int | None) -> tuple[int, int]:
     profile = profile_of(reactor)
     return receive or profile.datagram_receive_buffer, send or profile.datagram_send_buffer
+
+
+def _port_class(reactor: Any) -> type[BatchingPort]:
+    """What this reactor has for batches: its own class, or ours for all reactors."""
+    classes = getattr(reactor, "transport_classes", None)
+    found: type[BatchingPort] = getattr(classes, "batching", BatchingPort)
+    return found
 
 
 def _scope_id(scope: str) -> int:
@@ -449,7 +461,7 @@ def listen_datagrams(
     reuse_port = reuse_port or profile_of(reactor).reuse_port
     sizes = _buffer_sizes(reactor, receive_buffer, send_buffer)
     options = DatagramOptions(gso, gro, *sizes, reuse_port, max_packet_size)
-    batching = BatchingPort(port, protocol, interface, options, reactor)
+    batching = _port_class(reactor)(port, protocol, interface, options, reactor)
     batching.socket_profile = profile_of(reactor)
     batching.startListening()
     return batching
@@ -476,7 +488,7 @@ def adopt_datagrams(
     handle = socket.socket(fileno=os.dup(number))
     handle.setblocking(False)
     host, port = handle.getsockname()[:2]
-    batching = BatchingPort(port, protocol, host, options, reactor)
+    batching = _port_class(reactor)(port, protocol, host, options, reactor)
     batching._preexistingSocket = handle  # type: ignore[assignment]
     batching.socket_profile = profile_of(reactor)
     batching.startListening()

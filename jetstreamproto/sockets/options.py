@@ -42,6 +42,16 @@ class Setting:
             return f"{self.option} {self.granted} of {self.asked}"
         return f"{self.option} {self.why or self.outcome.value}"
 
+    def to_object(self) -> dict[str, int | str | None]:
+        """As it is shown in JSON."""
+        return {
+            "option": self.option,
+            "asked": self.asked,
+            "granted": self.granted,
+            "outcome": self.outcome.value,
+            "why": self.why,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Option:
@@ -64,6 +74,16 @@ class Option:
             found = handle.getsockopt(self.level, self.number)
         except OSError as error:
             return Setting(self.name, value, None, Outcome.REFUSED, _reason(error))
+        found = int(found != 0) if self.flag else found
+        return Setting(self.name, value, found, _judge(found, value))
+
+    def review(self, handle: socket.socket, value: int) -> Setting:
+        """What has become of it since it was set. Never raises."""
+        if self.number is None:
+            return Setting(self.name, value, None, Outcome.ABSENT)
+        found = self.read(handle)
+        if found is None:
+            return Setting(self.name, value, None, Outcome.REFUSED, "it cannot be read")
         found = int(found != 0) if self.flag else found
         return Setting(self.name, value, found, _judge(found, value))
 
@@ -112,6 +132,12 @@ def fix_buffer(handle: socket.socket, option: Option, size: int) -> Setting:
         refused = option.set(handle, size)
         if refused.outcome is Outcome.REFUSED:
             return refused
+    return review_buffer(handle, option, size)
+
+
+def review_buffer(handle: socket.socket, option: Option, size: int) -> Setting:
+    """What has become of a buffer that was to have `size` bytes, in bytes as they are asked for."""
+    scale = 2 if ON_LINUX else 1
     granted = (option.read(handle) or 0) // scale
     return Setting(option.name, size, granted, _judge(granted, size))
 
@@ -124,15 +150,20 @@ def start_buffer(handle: socket.socket, option: Option, size: int) -> Setting:
     it cannot be lifted nothing is set. Before listen or connect only: the window scale is chosen
     then.
     """
-    if not ON_LINUX:
-        return Setting(option.name, size, None, Outcome.ABSENT)
-    try:
-        lock = handle.getsockopt(socket.SOL_SOCKET, _SO_BUF_LOCK)
-    except OSError:
-        return Setting(option.name, size, None, Outcome.ABSENT, "it would end autotuning here")
+    lock = _read_lock(handle)
+    if lock is None:
+        return review_start(handle, option, size)
     setting = fix_buffer(handle, option, size)
     handle.setsockopt(socket.SOL_SOCKET, _SO_BUF_LOCK, lock)
     return setting
+
+
+def review_start(handle: socket.socket, option: Option, size: int) -> Setting:
+    """What has become of a buffer that was to start at `size` bytes."""
+    if _read_lock(handle) is not None:
+        return review_buffer(handle, option, size)
+    why = "it would end autotuning here" if ON_LINUX else ""
+    return Setting(option.name, size, None, Outcome.ABSENT, why)
 
 
 def set_congestion(handle: socket.socket, name: str) -> Setting:
@@ -146,6 +177,16 @@ def set_congestion(handle: socket.socket, name: str) -> Setting:
         why = "not loaded" if isinstance(error, FileNotFoundError) else _reason(error)
         return Setting("TCP_CONGESTION", name, read_congestion(handle), Outcome.REFUSED, why)
     return Setting("TCP_CONGESTION", name, read_congestion(handle), Outcome.GRANTED)
+
+
+def review_congestion(handle: socket.socket, name: str) -> Setting:
+    """What has become of the choice of TCP's congestion control."""
+    found = read_congestion(handle)
+    if found is None:
+        return Setting("TCP_CONGESTION", name, None, Outcome.ABSENT)
+    if found == name:
+        return Setting("TCP_CONGESTION", name, found, Outcome.GRANTED)
+    return Setting("TCP_CONGESTION", name, found, Outcome.REFUSED, f"it is {found}")
 
 
 def read_congestion(handle: socket.socket) -> str | None:
@@ -168,6 +209,14 @@ def summary(settings: Iterable[Setting]) -> str:
     granted = ", ".join(texts.pop(Outcome.GRANTED)) or "nothing set"
     rest = (f"{outcome.value}: {', '.join(found)}" for outcome, found in texts.items() if found)
     return "; ".join((granted, *rest))
+
+
+def _read_lock(handle: socket.socket) -> int | None:
+    """Which buffers of a TCP socket the kernel does not grow; None where it does not say."""
+    try:
+        return handle.getsockopt(socket.SOL_SOCKET, _SO_BUF_LOCK) if ON_LINUX else None
+    except OSError:
+        return None
 
 
 def _force(handle: socket.socket, option: Option, size: int) -> bool:

@@ -13,7 +13,8 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from jetstreamproto.errors import ConfigurationError
 from jetstreamproto.sockets import options
@@ -50,6 +51,31 @@ class Moment(Enum):
 
 Also = Callable[[socket.socket, Moment], None]
 """What an application does to a socket besides, when the profile has been applied."""
+
+
+class _Wish(NamedTuple):
+    """An option with its value: how it is set, and how one sees later what became of it."""
+
+    set: Callable[[socket.socket], Setting]
+    review: Callable[[socket.socket], Setting]
+
+
+def _option(option: options.Option, value: int) -> _Wish:
+    return _Wish(partial(option.set, value=value), partial(option.review, value=value))
+
+
+def _fixed(option: options.Option, size: int) -> _Wish:
+    return _Wish(
+        partial(options.fix_buffer, option=option, size=size),
+        partial(options.review_buffer, option=option, size=size),
+    )
+
+
+def _start(option: options.Option, size: int) -> _Wish:
+    return _Wish(
+        partial(options.start_buffer, option=option, size=size),
+        partial(options.review_start, option=option, size=size),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,63 +127,70 @@ class SocketProfile:
 
         An option that is refused is no error. What `also` raises is raised.
         """
-        settings = list(_APPLY[moment](self, handle))
+        settings = [wish.set(handle) for wish in _WISHES[moment](self)]
         if moment is Moment.CONNECTING and speaks_first and self.fast_open:
             settings.append(options.FAST_OPEN_CONNECT.set(handle, 1))
         if self.also is not None:
             self.also(handle, moment)
         return settings
 
-    def _listening(self, handle: socket.socket) -> Iterator[Setting]:
+    def review(self, handle: socket.socket, moment: Moment) -> list[Setting]:
+        """What has become of what was due at this moment, by now. Sets nothing."""
+        return [wish.review(handle) for wish in _WISHES[moment](self)]
+
+    def _listening(self) -> Iterator[_Wish]:
         if self.reuse_address:
-            yield options.REUSE_ADDRESS.set(handle, 1)
+            yield _option(options.REUSE_ADDRESS, 1)
         if self.reuse_port:
-            yield options.REUSE_PORT.set(handle, 1)
-        yield from self._buffers(handle)
-        yield from self._adopted(handle)
+            yield _option(options.REUSE_PORT, 1)
+        yield from self._buffers()
+        yield from self._adopted()
 
-    def _adopted(self, handle: socket.socket) -> Iterator[Setting]:
+    def _adopted(self) -> Iterator[_Wish]:
         if self.fast_open:
-            yield options.FAST_OPEN.set(handle, self.fast_open)
-        yield from self._inherited(handle)
+            yield _option(options.FAST_OPEN, self.fast_open)
+        yield from self._inherited()
 
-    def _connecting(self, handle: socket.socket) -> Iterator[Setting]:
-        yield from self._buffers(handle)
-        yield from self._connected(handle)
+    def _connecting(self) -> Iterator[_Wish]:
+        yield from self._buffers()
+        yield from self._connected()
 
-    def _connected(self, handle: socket.socket) -> Iterator[Setting]:
-        yield from self._inherited(handle)
+    def _connected(self) -> Iterator[_Wish]:
+        yield from self._inherited()
         if self.quick_ack:
-            yield options.QUICK_ACK.set(handle, 1)
+            yield _option(options.QUICK_ACK, 1)
 
-    def _inherited(self, handle: socket.socket) -> Iterator[Setting]:
+    def _inherited(self) -> Iterator[_Wish]:
         """On Linux, connections have what was set on the socket that listened."""
         if self.no_delay:
-            yield options.NO_DELAY.set(handle, 1)
+            yield _option(options.NO_DELAY, 1)
         if self.keepalive:
-            yield options.KEEPALIVE.set(handle, 1)
-            yield options.KEEP_IDLE.set(handle, self.keepalive_idle)
-            yield options.KEEP_INTERVAL.set(handle, self.keepalive_interval)
-            yield options.KEEP_COUNT.set(handle, self.keepalive_count)
+            yield _option(options.KEEPALIVE, 1)
+            yield _option(options.KEEP_IDLE, self.keepalive_idle)
+            yield _option(options.KEEP_INTERVAL, self.keepalive_interval)
+            yield _option(options.KEEP_COUNT, self.keepalive_count)
         if self.congestion:
-            yield options.set_congestion(handle, self.congestion)
+            yield _Wish(
+                lambda handle: options.set_congestion(handle, self.congestion),
+                lambda handle: options.review_congestion(handle, self.congestion),
+            )
 
-    def _buffers(self, handle: socket.socket) -> Iterator[Setting]:
+    def _buffers(self) -> Iterator[_Wish]:
         if self.receive_buffer:
-            yield options.start_buffer(handle, options.RECEIVE_BUFFER, self.receive_buffer)
+            yield _start(options.RECEIVE_BUFFER, self.receive_buffer)
         if self.send_buffer:
-            yield options.start_buffer(handle, options.SEND_BUFFER, self.send_buffer)
+            yield _start(options.SEND_BUFFER, self.send_buffer)
 
-    def _datagrams(self, handle: socket.socket) -> Iterator[Setting]:
+    def _datagrams(self) -> Iterator[_Wish]:
         if self.reuse_port:
-            yield options.REUSE_PORT.set(handle, 1)
+            yield _option(options.REUSE_PORT, 1)
         if self.datagram_receive_buffer:
-            yield options.fix_buffer(handle, options.RECEIVE_BUFFER, self.datagram_receive_buffer)
+            yield _fixed(options.RECEIVE_BUFFER, self.datagram_receive_buffer)
         if self.datagram_send_buffer:
-            yield options.fix_buffer(handle, options.SEND_BUFFER, self.datagram_send_buffer)
+            yield _fixed(options.SEND_BUFFER, self.datagram_send_buffer)
 
 
-_APPLY: Mapping[Moment, Callable[[SocketProfile, socket.socket], Iterator[Setting]]] = {
+_WISHES: Mapping[Moment, Callable[[SocketProfile], Iterator[_Wish]]] = {
     Moment.LISTENING: SocketProfile._listening,
     Moment.ADOPTED: SocketProfile._adopted,
     Moment.CONNECTING: SocketProfile._connecting,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from jetstreamproto.errors import JetStreamError
+from jetstreamproto.sockets.options import Setting
 from jetstreamproto.wire.packet import PacketParts
 from jetstreamproto.wire.session_messages import Mode
 
@@ -20,12 +21,14 @@ class LinkStats:
     """What a link has carried, in bytes on the wire (headers and tags included).
 
     `socket` is what the kernel has granted: the socket's options by name, the name of its profile.
+    `settings` are the options that the profile asked for, each with its outcome by now.
     Links may have a subclass with more fields, and make a new one whenever they are asked.
     """
 
     bytes_sent: int = 0
     bytes_received: int = 0
     socket: Mapping[str, int | str] = field(default_factory=dict, kw_only=True)
+    settings: tuple[Setting, ...] = field(default=(), kw_only=True, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

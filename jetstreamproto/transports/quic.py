@@ -143,6 +143,7 @@ class QuicLink:
         )
         stats.bytes_received = self._bytes_received
         stats.socket = self._port.socket_figures()
+        stats.settings = self._port.socket_settings()
         stats.datagrams_received = self._datagrams_received
         return stats
 

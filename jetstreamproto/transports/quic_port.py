@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from jetstreamproto.reliability.settings import DatagramSettings
+from jetstreamproto.sockets.options import Setting
 from jetstreamproto.transports.quic_outlet import Sender
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ class QuicPort(Sender, Protocol):
 
     def socket_figures(self) -> Mapping[str, int | str]:
         """What the kernel has granted to the socket."""
+
+    def socket_settings(self) -> tuple[Setting, ...]:
+        """What was asked for the socket, and what became of it."""
 
     def touched(self, link: QuicLink) -> None:
         """Call `link.settle` when the batch that is being received has ended."""

@@ -41,9 +41,10 @@ from jetstreamproto.security.records import (
     parse_header,
     plain_record,
 )
-from jetstreamproto.sockets.figures import stream_figures
+from jetstreamproto.sockets.figures import stream_report
 from jetstreamproto.sockets.unsent import UnsentLimit
 from jetstreamproto.transports.link import LinkStats, LinkUser, Peer
+from jetstreamproto.transports.reading import ReadBuffer, Unread, read_into
 from jetstreamproto.transports.strangers import recognise
 from jetstreamproto.wire.packet import HEAD_SIZE, split_packets
 from jetstreamproto.wire.session_messages import Mode
@@ -69,6 +70,7 @@ def _new_scratch() -> memoryview:
 _sealed = _new_scratch()
 _opened = [_new_scratch()]
 _NO_PLAINTEXT = memoryview(bytearray())
+_arrived = ReadBuffer()
 
 
 class _State(Enum):
@@ -102,7 +104,6 @@ class TcpLink:
         "_batch",
         "_batch_size",
         "_blocked",
-        "_chunks",
         "_closed",
         "_cork",
         "_counts",
@@ -110,7 +111,6 @@ class TcpLink:
         "_eager",
         "_failure",
         "_handshake",
-        "_have",
         "_late_crypto",
         "_limits",
         "_need",
@@ -119,6 +119,7 @@ class TcpLink:
         "_sealer",
         "_state",
         "_transport",
+        "_unread",
         "_unsent",
         "_user",
         "peer",
@@ -155,13 +156,13 @@ class TcpLink:
         self._cork: list[bytes] | None = None
         self._eager = isinstance(transport, FileDescriptor) and not getattr(transport, "TLS", False)
         # receiving: the pieces of a record that is not whole yet
-        self._chunks: list[bytes | memoryview] = []
-        self._have = 0
+        self._unread = Unread()
         self._need = HEADER_SIZE
 
     def start(self) -> None:
         """Begin the handshake. The user may be called before this returns."""
         assert self._handshake is not None
+        read_into(_arrived, self._transport, self._unread)
         self._handshake.start()
         self._send_handshake()
 
@@ -169,7 +170,7 @@ class TcpLink:
 
     @property
     def stats(self) -> LinkStats:
-        return replace(self._counts, socket=stream_figures(self._transport))
+        return replace(self._counts, **stream_report(self._transport))
 
     @property
     def writable(self) -> bool:
@@ -293,18 +294,18 @@ class TcpLink:
 
     # --- receiving -------------------------------------------------------------------
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         """Take bytes from the connection, chopped in any way."""
         if self._closed:
             return
         self._counts.bytes_received += len(data)
-        if self._chunks:
-            self._chunks.append(data)
-            self._have += len(data)
-            if self._have < self._need:
+        unread = self._unread
+        if unread.size:
+            unread.add(data)
+            if unread.size < self._need:
                 return
-            data = b"".join(self._chunks)
-            self._chunks.clear()
+            data = _arrived.all(unread)
+            unread.clear()
         self._cork = []
         try:
             self._read_records(data)
@@ -324,11 +325,12 @@ class TcpLink:
         self._move(_State.LOST)
         self._closed = True
         self._batch.clear()
-        self._chunks.clear()
+        self._unread.clear()
+        _arrived.forget(self._unread)
         self._handshake = None
         self._user.link_lost(self._failure)
 
-    def _read_records(self, data: bytes) -> None:
+    def _read_records(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
         offset, size = 0, len(data)
         while size - offset >= HEADER_SIZE:
@@ -344,18 +346,17 @@ class TcpLink:
             offset = end
         else:
             self._need = HEADER_SIZE
-        self._have = size - offset
-        if self._have:
-            small = self._have < _SMALL_REST
-            self._chunks.append(data[offset:] if small else view[offset:])
+        if offset < size:
+            small = size - offset < _SMALL_REST
+            self._unread.add(data[offset:] if small else view[offset:])
 
-    def _header(self, data: bytes, offset: int) -> tuple[int, int]:
+    def _header(self, data: bytes | memoryview, offset: int) -> tuple[int, int]:
         try:
             kind, length = parse_header(data, offset)
         except WireError:
             if self._crypto_bytes or self._sealer is not None:
                 raise
-            stranger = recognise(data)
+            stranger = recognise(bytes(data[:_SMALL_REST]))
             if stranger.reply:
                 self._write(stranger.reply)
             raise NotJetStream(f"the peer does not speak JetStream but {stranger.name}") from None
@@ -363,7 +364,7 @@ class TcpLink:
             raise ProtocolViolation("a sealed record came before the handshake was done")
         return kind, length
 
-    def _record_received(self, kind: int, header: bytes, body: memoryview) -> None:
+    def _record_received(self, kind: int, header: bytes | memoryview, body: memoryview) -> None:
         if kind == _PACKETS:
             self._packets_received(header, body)
         elif kind == RecordType.CRYPTO:
@@ -379,7 +380,7 @@ class TcpLink:
         else:
             self._open(header, body, _NO_PLAINTEXT)
 
-    def _packets_received(self, header: bytes, body: memoryview) -> None:
+    def _packets_received(self, header: bytes | memoryview, body: memoryview) -> None:
         """Open a record into the shared buffer, which its payloads are views of."""
         out = _opened.pop() if _opened else _new_scratch()  # in use: we are nested
         try:
@@ -388,7 +389,7 @@ class TcpLink:
             if not _opened:
                 _opened.append(out)
 
-    def _open(self, header: bytes, body: memoryview, out: memoryview) -> memoryview:
+    def _open(self, header: bytes | memoryview, body: memoryview, out: memoryview) -> memoryview:
         assert self._opener is not None  # or its header was refused
         if self._peer_ended:
             raise ProtocolViolation("a record came after the peer's end")

@@ -33,6 +33,7 @@ from jetstreamproto.security.datagrams import (
 )
 from jetstreamproto.security.handshake import Handshake
 from jetstreamproto.security.replay import ReplayWindow
+from jetstreamproto.sockets.options import Setting, summary
 from jetstreamproto.transports.datagram_stats import DatagramStats, connection_stats
 from jetstreamproto.transports.initials import Initials
 from jetstreamproto.transports.link import LinkUser, Peer
@@ -74,6 +75,9 @@ class DatagramPort(Protocol):
 
     def socket_figures(self) -> Mapping[str, int | str]:
         """What the kernel has granted to the socket."""
+
+    def socket_settings(self) -> tuple[Setting, ...]:
+        """What was asked for the socket, and what became of it."""
 
     def touched(self, link: UdpLink) -> None:
         """Call `link.settle` when the batch that is being received has ended."""
@@ -160,6 +164,7 @@ class UdpLink:
         stats = DatagramStats(self._bytes_sent, self._bytes_received, self._datagrams_sent)
         stats.session_id = f"{self.local_id:016x}"
         stats.socket = self._port.socket_figures()
+        stats.settings = self._port.socket_settings()
         if self.connection is not None:
             connection_stats(stats, self.connection)
         return stats
@@ -399,7 +404,13 @@ class UdpLink:
         interval = self._port.settings.status_interval
         if interval and now - self._reported_at >= interval:
             self._reported_at = now
-            _log.info("{peer}: {stats}", peer=self.peer.address, stats=self.stats)
+            stats = self.stats
+            _log.info(
+                "{peer}: {stats}; asked of its socket: {sockets}",
+                peer=self.peer.address,
+                stats=stats,
+                sockets=summary(stats.settings),
+            )
 
     # --- ends ----------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """Datagrams a second on loopback: Twisted's UDP port against ours, a process for each end.
 
 The sender sends as fast as it can, so the receiver works without a pause and the rest is lost;
-both are counted. With `--duplex` both ends send.
+both are counted. With `--duplex` both ends send; with `--joined` Twisted's port gets what ours
+sends, many with one call, which the kernel may join again for it (on the io_uring reactor).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from twisted.internet import epollreactor
 from twisted.internet.protocol import DatagramProtocol
 
+from jetstreamproto.reactors.uring import UringReactor
 from jetstreamproto.sockets.offload import listen_datagrams
 
 BATCH = 46  # datagrams of 1400 bytes in one call
@@ -76,7 +78,7 @@ class Pump:
 
 def child(options: argparse.Namespace) -> None:
     """One end: says its port, reads the other's, works, and says what it did."""
-    reactor = epollreactor.EPollReactor()
+    reactor = UringReactor() if options.reactor == "uring" else epollreactor.EPollReactor()
     ours = options.child == OURS
     counter = BatchCounter() if ours else Counter()
     if ours:
@@ -107,12 +109,14 @@ def child(options: argparse.Namespace) -> None:
 
 def run(contender: str, options: argparse.Namespace) -> dict[str, float]:
     """Two processes for a while: what the sender sent and the receiver received a second."""
-    command = [sys.executable, "-m", "tests.benchmarks.datagrams", "--child", contender]
+    command = [sys.executable, "-m", "tests.benchmarks.datagrams", "--reactor", options.reactor]
     command += ["--seconds", str(options.seconds), "--size", str(options.size)]
     command += ["--plain"] if options.plain else []
     ends = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
+        subprocess.Popen(
+            [*command, "--child", end], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for end in (OURS if options.joined else contender, contender)
     ]
     ports = [int(end.stdout.readline()) for end in ends]  # type: ignore[union-attr]
     peers = [ports[1], ports[0] if options.duplex else 0]
@@ -135,6 +139,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1400, help="of a datagram, in bytes")
     parser.add_argument("--duplex", action="store_true", help="both ends send")
     parser.add_argument("--plain", action="store_true", help="ours without GSO and GRO")
+    parser.add_argument("--joined", action="store_true", help="it is ours that sends to Twisted's")
+    parser.add_argument("--reactor", choices=("epoll", "uring"), default="epoll")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--child", choices=(STOCK, OURS), help=argparse.SUPPRESS)
     options = parser.parse_args()

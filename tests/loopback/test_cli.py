@@ -32,6 +32,8 @@ class PingTests(CliCase):
         self.assertEqual((status, err), (0, ""))
         report = json.loads(out)
         rtt = report.pop("rtt_ms")
+        outcomes = {one["option"]: one["outcome"] for one in report.pop("link")["settings"]}
+        self.assertEqual(outcomes["TCP_NODELAY"], "granted")
         expected = {
             "host": server.address,
             "transport": "tcp",
@@ -125,6 +127,8 @@ class BenchTests(CliCase):
         found = report["link"]["socket"]
         self.assertEqual((found["profile"], found["TCP_NODELAY"]), ("low-latency", 1))
         self.assertGreater(found["SO_RCVBUF"], 0)
+        outcomes = {one["option"]: one["outcome"] for one in report["link"]["settings"]}
+        self.assertEqual(outcomes["TCP_QUICKACK"], "granted")
 
     def test_bulk(self) -> None:
         for direction in ("up", "down"):
@@ -145,7 +149,16 @@ class BenchTests(CliCase):
         )
         self.assertEqual(
             list(report),
-            ["calls_per_s", "p50_us", "p99_us", "calls", "concurrency", "size", "transport"],
+            [
+                "calls_per_s",
+                "p50_us",
+                "p99_us",
+                "calls",
+                "concurrency",
+                "size",
+                "link",
+                "transport",
+            ],
         )
         self.assertEqual((report["calls"], report["concurrency"], report["size"]), (500, 7, 1024))
         self.assertTrue(0 < report["p50_us"] <= report["p99_us"])

@@ -44,6 +44,7 @@ class CommandTests(QuicCase):
             report = self.report("bench", "--mode", "bulk", *amount)
             self.assertEqual(report["bytes"], 3_000_000)
             self.assertGreater(report["link"]["mtu"], 1200)
+            self.assertIn("outcome", report["link"]["settings"][0])
         self.assertEqual(self.report("bench", "--mode", "rpc", "--calls", "200")["calls"], 200)
         events = self.report("bench", "--mode", "events", "--count", "50", "--rate", "500")
         self.assertGreater(events["delivered"], 0)

@@ -151,6 +151,8 @@ class BenchTests(UdpCase):
             self.assertEqual((report["bytes"], report["direction"]), (10_000_000, direction))
             self.assertGreater(report["link"]["packets_sent"], 0)
             self.assertIn("rtt_ms", report["link"])
+            options = {one["option"] for one in report["link"]["settings"]}
+            self.assertLessEqual({"SO_RCVBUF", "UDP_GRO"}, options)
 
     def test_rpc(self) -> None:
         report = self.report("bench", "--mode", "rpc", "--calls", "500", "--concurrency", "7")

@@ -14,8 +14,9 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import DatagramProtocol
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from jetstreamproto.sockets.figures import datagram_figures
+from jetstreamproto.sockets.figures import datagram_figures, datagram_settings
 from jetstreamproto.sockets.offload import BatchingPort, adopt_datagrams, listen_datagrams
+from jetstreamproto.sockets.options import Outcome
 
 DEADLINE = 20.0
 LOOPBACK = "127.0.0.1"
@@ -84,8 +85,11 @@ DATA = bytes(number % 251 for number in range(100_000))
 
 
 class Case(SynchronousTestCase):
-    def start(self, make: Callable[[], Any] = epollreactor.EPollReactor) -> None:
-        self.reactor = make()
+    default: Callable[[], Any] = epollreactor.EPollReactor
+    reactors = REACTORS
+
+    def start(self, make: Callable[[], Any] | None = None) -> None:
+        self.reactor = (make or type(self).default)()
         self.addCleanup(self.stop, self.reactor)
 
     def stop(self, reactor: Any) -> None:
@@ -95,6 +99,7 @@ class Case(SynchronousTestCase):
             reactor.removeReader(reader)
             reader.connectionLost(None)
         reactor._internalReaders.clear()
+        getattr(reactor, "beforeDaemonize", lambda: None)()
         for name in ("_poller", "_asyncioEventloop"):
             if hasattr(getattr(reactor, name, None), "close"):
                 getattr(reactor, name).close()
@@ -214,7 +219,7 @@ class TransferTests(Case):
 
 class ReactorTests(Case):
     def test_every_reactor(self) -> None:
-        for make in REACTORS:
+        for make in self.reactors:
             with self.subTest(make.__name__):
                 self.start(make)
                 sender, port, receiver = self.pair()
@@ -230,7 +235,7 @@ class ReactorTests(Case):
             return address
 
     def test_port_unreachable_does_not_kill_the_port(self) -> None:
-        for make in REACTORS:
+        for make in self.reactors:
             with self.subTest(make.__name__):
                 self.start(make)
                 sender, port, receiver = self.pair()
@@ -258,7 +263,7 @@ class ReactorTests(Case):
         )
 
     def test_the_reactor_rests_after_an_error(self) -> None:
-        for make in REACTORS:
+        for make in self.reactors:
             with self.subTest(make.__name__):
                 self.start(make)
                 sender = self.listen(PlainReceiver())
@@ -279,6 +284,8 @@ class ReactorTests(Case):
                 reads: list[int] = []
                 case.patch(port, "doRead", lambda: reads.append(1))
                 case.patch(port, "readConnectionLost", lambda reason: reads.append(1))
+                if hasattr(port, "completed"):  # of the ring
+                    case.patch(port, "completed", lambda *event: reads.append(1))
                 return reads
 
             def __exit__(self, *_: object) -> None: ...
@@ -293,8 +300,10 @@ class ReactorTests(Case):
         address, code, _ = sender.protocol.errors[0]
         self.assertEqual((address, code), (self.address(port), errno.EMSGSIZE))
 
+
+class FloodTests(Case):
     def test_a_flood_of_empty_datagrams_starves_nobody(self) -> None:
-        for make in REACTORS:
+        for make in self.reactors:
             with self.subTest(make.__name__):
                 self.start(make)
                 port = self.listen(Receiver())
@@ -390,6 +399,19 @@ class LifeTests(Case):
             self.assertEqual(datagram_figures(port)[name], granted)
         self.assertEqual(datagram_figures(port)["profile"], "default")
         self.assertEqual(datagram_figures(object()), {})
+        self.assertEqual(datagram_settings(object()), ())
+
+    def test_what_became_of_batches_is_told(self) -> None:
+        self.start()
+        port = self.listen(Receiver(), gso=False)
+        kernel = {one.option: one.outcome for one in datagram_settings(port)}
+        self.assertNotIn("UDP_SEGMENT", kernel)  # not asked for
+        self.assertEqual(kernel["UDP_GRO"] is Outcome.GRANTED, port.gro)
+        port = self.listen(Receiver())
+        port.gso = False  # the kernel has refused since
+        if kernel["UDP_GRO"] is Outcome.GRANTED:
+            found = {one.option: one for one in datagram_settings(port)}
+            self.assertEqual(found["UDP_SEGMENT"].outcome, Outcome.REFUSED)
 
     def test_what_the_buffer_does_not_hold_is_a_loss(self) -> None:
         self.start()

@@ -25,8 +25,8 @@ from jetstreamproto.reactors.profiled import profiled
 from jetstreamproto.reactors.transports import TunedClient, TunedServer
 from jetstreamproto.security.trust import PinnedKeys
 from jetstreamproto.sockets import options
-from jetstreamproto.sockets.figures import stream_figures
-from jetstreamproto.sockets.options import ON_LINUX
+from jetstreamproto.sockets.figures import stream_figures, stream_settings
+from jetstreamproto.sockets.options import ON_LINUX, Outcome
 from jetstreamproto.sockets.profiles import DEFAULT_PROFILE, Moment, SocketProfile
 from tests.tuned import TunedReactorCase
 
@@ -108,10 +108,16 @@ class HookTests(TunedReactorCase):
         client, server = self.connect(port)
         figures = stream_figures(server.transport)
         self.assertEqual((figures["profile"], figures["TCP_KEEPIDLE"]), ("mine", 41))
+        for transport in (server.transport, client.transport):
+            found = {one.option: one for one in stream_settings(transport)}
+            self.assertEqual((found["TCP_KEEPIDLE"].asked, found["TCP_KEEPIDLE"].granted), (41, 41))
+            self.assertEqual(found["TCP_KEEPIDLE"].outcome, Outcome.GRANTED)
+            self.assertEqual(found["SO_RCVBUF"].asked, 1 << 20)
         server.transport.abortConnection()
         self.wait(lambda: server.transport.disconnected)
         self.assertEqual(stream_figures(server.transport), {})
         self.assertEqual(stream_figures(object()), {})
+        self.assertEqual((stream_settings(server.transport), stream_settings(object())), ((), ()))
         self.wait(lambda: client.transport.disconnected)
 
     @unittest.skipUnless(ON_LINUX, "Linux has it")

@@ -403,39 +403,6 @@ class ClientTests(UringTestCase):
         self.until(lambda: failed)
 
 
-class DatagramTests(UringTestCase):
-    def test_datagrams_and_an_end(self) -> None:
-        got: list[Any] = []
-        protocol = DatagramProtocol()
-        protocol.datagramReceived = lambda data, addr: got.append((data, addr))  # type: ignore
-        port = self.reactor.listenUDP(0, protocol, interface="127.0.0.1", maxPacketSize=100)
-        self.turns()
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
-            peer.bind(("127.0.0.1", 0))
-            address = port.getHost().host, port.getHost().port
-            for data in (b"one", b"", bytes(200)):
-                peer.sendto(data, address)
-            self.until(lambda: len(got) == 3)
-            source = peer.getsockname()
-        self.assertEqual(got, [(b"one", source), (b"", source), (bytes(100), source)])
-        self.stopped(port)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
-            handle.bind(address)
-
-    def test_a_peer_that_refuses(self) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
-            handle.bind(("127.0.0.1", 0))
-            address = handle.getsockname()
-        protocol = mock.Mock(spec=DatagramProtocol())
-        port = self.reactor.listenUDP(0, protocol, interface="127.0.0.1")
-        port.connect(*address)
-        self.turns()
-        for _ in range(2):  # it is told each time: receiving goes on
-            protocol.connectionRefused.reset_mock()
-            port.write(b"x")
-            self.until(lambda: protocol.connectionRefused.called)
-
-
 class LifeTests(UringTestCase):
     def test_iterate_before_run(self) -> None:
         calls: list[int] = []

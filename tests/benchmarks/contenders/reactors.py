@@ -22,6 +22,8 @@ STREAM = bytes(1 << 20)
 
 _BACKLOG = 4096
 _DATAGRAM = b"d" * 200
+_BURST = 16
+_SPLIT = 17, 103  # SOL_UDP, UDP_SEGMENT
 _WARM_UP = 0.3  # of the seconds measured
 
 
@@ -94,7 +96,7 @@ _PROTOCOLS = {"echo": Echo, "down": Source, "up": Sink}
 
 
 async def listen(reactor: Any, job: Job) -> int:
-    if job.task == "datagrams":
+    if job.task in ("datagrams", "bursts"):
         port = reactor.listenUDP(0, DatagramEcho(), interface="127.0.0.1")
         port.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
     else:
@@ -125,6 +127,13 @@ async def datagrams(_reactor: Any, job: Job) -> dict[str, float]:
     return _Load(job, _DATAGRAM, len(_DATAGRAM), socket.SOCK_DGRAM).run()
 
 
+async def bursts(_reactor: Any, job: Job) -> dict[str, float]:
+    load = _Load(job, _BURST * _DATAGRAM, _BURST * len(_DATAGRAM), socket.SOCK_DGRAM)
+    for handle in load.sockets:
+        handle.setsockopt(*_SPLIT, len(_DATAGRAM))
+    return load.run()
+
+
 class _Load:
     """Connections that each ask again as soon as they have their answer."""
 
@@ -141,9 +150,9 @@ class _Load:
         self._ring = _uring.Ring(4096, 16384, 2048, 4096 if answer_size < 4096 else 65536)
         self._job, self._request, self._answer_size = job, request, answer_size
         self._datagrams = kind == socket.SOCK_DGRAM
-        self._sockets = [socket.socket(socket.AF_INET, kind) for _ in range(job.concurrency)]
+        self.sockets = [socket.socket(socket.AF_INET, kind) for _ in range(job.concurrency)]
         self._slots: list[list[Any]] = []  # slot, bytes still to come, socket
-        for handle in self._sockets:
+        for handle in self.sockets:
             handle.connect(("127.0.0.1", job.port))
             if not self._datagrams:
                 handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 import unittest
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 from jetstreamproto.cli.figures import growth, read_figures, wire_bytes
+from jetstreamproto.sockets.options import Outcome, Setting
 from jetstreamproto.transports.link import LinkStats
 
 
@@ -27,6 +29,22 @@ class FiguresTests(unittest.TestCase):
         figures = read_figures(link(stats))
         stats.bytes_sent = 100
         self.assertEqual(figures, {"bytes_sent": 1, "bytes_received": 2})
+
+    def test_what_became_of_the_socket_s_options(self) -> None:
+        asked = Setting("SO_RCVBUF", 4096, 2048, Outcome.CLAMPED)
+        figures = read_figures(link(LinkStats(1, 2, settings=(asked,))))
+        self.assertEqual(
+            json.loads(json.dumps(figures))["settings"],
+            [
+                {
+                    "option": "SO_RCVBUF",
+                    "asked": 4096,
+                    "granted": 2048,
+                    "outcome": "clamped",
+                    "why": "",
+                }
+            ],
+        )
 
     def test_bytes_on_the_wire(self) -> None:
         before = read_figures(link(LinkStats(10, 20)))

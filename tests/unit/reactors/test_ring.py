@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import ipaddress
 import os
 import random
+import re
 import signal
 import socket
 import threading
 import time
 import unittest
+from pathlib import Path
 from typing import Any
 
 from hypothesis import given, settings
@@ -25,6 +28,7 @@ if REASON is None:
     from jetstreamproto.reactors._uring import Ring
 
 _DEADLINE = 10.0
+IPV6 = Path("/proc/net/if_inet6")
 
 
 class Owner:
@@ -435,50 +439,140 @@ class ArgumentTests(RingTestCase):
 
 
 class DatagramTests(RingTestCase):
+    def bound(self, family: int = socket.AF_INET, host: str = "127.0.0.1") -> socket.socket:
+        handle = socket.socket(family, socket.SOCK_DGRAM)
+        self.addCleanup(handle.close)
+        handle.bind((host, 0))
+        handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        return handle
+
+    def served(self, ring: Ring, handle: socket.socket, owner: object = None) -> int:
+        slot = ring.add(handle.fileno(), owner, _uring.DATAGRAM)
+        ring.receive(slot, True)
+        return slot
+
+    def batches(self, ring: Ring, count: int) -> list[Any]:
+        """So many buffers, which are still lent: what is in them, size, address and flags."""
+        told: list[Any] = []
+
+        def enough(events: list[tuple[Any, int, Any]]) -> bool:
+            self.assertLessEqual({kind for _, kind, _ in events}, {_uring.DATAGRAMS})
+            told[:] = [batch for _, _, batches in events for batch in batches]
+            return len(told) >= count
+
+        self.until(ring, enough)
+        return told
+
     def test_datagrams_with_their_senders(self) -> None:
         for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
-            with self.subTest(host), socket.socket(family, socket.SOCK_DGRAM) as near:
-                near.bind((host, 0))
-                ring = self.make()
-                ring.receive(ring.add(near.fileno(), "us", _uring.DATAGRAM), True)
-                with socket.socket(family, socket.SOCK_DGRAM) as far:
-                    far.bind((host, 0))
-                    for data in (b"one", b"", bytes(60_000)):
-                        far.sendto(data, near.getsockname())
-                    events = self.until(ring, lambda events: len(events) == 3)
-                    self.assertEqual(
-                        [event[2] for event in events],
-                        [(d, far.getsockname(), 0, 0) for d in (b"one", b"", bytes(60_000))],
-                    )
+            with self.subTest(host):
+                ring, near, far = self.make(), self.bound(family, host), self.bound(family, host)
+                self.served(ring, near)
+                sent = (b"one", b"", bytes(60_000), b"one")
+                for data in sent:
+                    far.sendto(data, near.getsockname())
+                self.assertEqual(
+                    [
+                        (view[:length].tobytes(), size, address, flags)
+                        for view, size, length, address, flags, _ in self.batches(ring, 4)
+                    ],
+                    [(data, len(data), far.getsockname()[:2], 0) for data in sent],
+                )
+
+    def test_a_link_local_sender_has_its_scope(self) -> None:
+        known = IPV6.read_text() if IPV6.exists() else ""
+        found = re.search(r"^(fe80[0-9a-f]{28}) ([0-9a-f]+) ", known, re.M)
+        if not found:
+            self.skipTest("no interface has a link-local address")
+        host = str(ipaddress.IPv6Address(int(found[1], 16)))
+        scope = int(found[2], 16)
+        ring, near = self.make(), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        self.addCleanup(near.close)
+        near.bind((host, 0, 0, scope))
+        self.served(ring, near)
+        near.sendto(b"x", near.getsockname())
+        [(_, _, _, address, _, _)] = self.batches(ring, 1)
+        self.assertEqual(address, (f"{host}%{scope}", near.getsockname()[1]))
 
     def test_joined_datagrams_say_their_size(self) -> None:
-        with (
-            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as near,
-            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as far,
-        ):
-            near.bind(("127.0.0.1", 0))
-            near.setsockopt(17, 104, 1)  # UDP_GRO
-            ring = self.make()
-            ring.receive(ring.add(near.fileno(), None, _uring.DATAGRAM), True)
-            far.connect(near.getsockname())
-            far.sendmsg([bytes(2500)], [(17, 103, (1000).to_bytes(2, "little"))])  # UDP_SEGMENT
-            [(_, kind, (data, _, size, _))] = self.until(ring, lambda events: events)
-            self.assertEqual((kind, data, size), (_uring.DATAGRAMS, bytes(2500), 1000))
+        ring, near, far = self.make(), self.bound(), self.bound()
+        near.setsockopt(17, 104, 1)  # UDP_GRO
+        near.setsockopt(socket.SOL_SOCKET, 37, 0xFF)  # SO_TIMESTAMPING: more control data
+        near.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+        self.served(ring, near)
+        far.connect(near.getsockname())
+        for length, size in ((2500, 1000), (2000, 1000), (1001, 1000), (64, 1)):
+            far.sendmsg([bytes(length)], [(17, 103, size.to_bytes(2, "little"))])  # UDP_SEGMENT
+        self.assertEqual(
+            [(size, length) for _, size, length, *_ in self.batches(ring, 4)],
+            [(1000, 2500), (1000, 2000), (1000, 1001), (1, 64)],
+        )
 
     def test_more_datagrams_than_buffers(self) -> None:
-        with (
-            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as near,
-            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as far,
-        ):
-            near.bind(("127.0.0.1", 0))
-            near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-            ring = self.make()
-            ring.receive(ring.add(near.fileno(), None, _uring.DATAGRAM), True)
-            for number in range(200):  # of 64
-                far.sendto(number.to_bytes(2, "big"), near.getsockname())
-            events = self.until(ring, lambda events: len(events) == 200)
-            self.assertEqual(
-                [int.from_bytes(event[2][0], "big") for event in events], list(range(200))
+        ring, near, far = self.make(), self.bound(), self.bound()
+        self.served(ring, near)
+        for number in range(200):
+            far.sendto(number.to_bytes(2, "big"), near.getsockname())
+        got: list[int] = []
+        deadline = time.monotonic() + _DEADLINE
+        while len(got) < 200:
+            self.assertLess(time.monotonic(), deadline)
+            for _, _, batches in ring.wait(0.05):
+                got += [int.from_bytes(view[:length], "big") for view, _, length, *_ in batches]
+                ring.give_back(batches)
+        self.assertEqual(got, list(range(200)))
+        self.assertEqual(ring.state()["lent_buffers"], 0)
+
+    def test_without_buffers_it_waits_until_one_is_given_back(self) -> None:
+        ring, near, far, other = self.make(), self.bound(), self.bound(), self.bound()
+        self.served(ring, near)
+        self.served(ring, other)
+        for number in range(100):
+            far.sendto(number.to_bytes(2, "big"), near.getsockname())
+        far.sendto(b"other", other.getsockname())
+        first = self.batches(ring, _uring.LOANS)
+        for _ in range(3):
+            began = time.monotonic()
+            self.assertEqual(ring.wait(0.02), [])
+            self.assertGreater(time.monotonic() - began, 0.015, "it does not rest")
+        self.assertEqual(ring.state()["lent_buffers"], _uring.LOANS)
+        ring.give_back(first)
+        ring.give_back(first)  # which is no harm
+        events = self.until(ring, lambda events: sum(len(e[2]) for e in events) >= _uring.LOANS)
+        self.assertEqual(ring.state()["lent_buffers"], _uring.LOANS)
+        for _, _, batches in events:
+            ring.give_back(batches)
+
+    def test_what_is_lent_stays_readable(self) -> None:
+        """The memory is there for as long as anybody can see it."""
+        ring, near, far = self.make(), self.bound(), self.bound()
+        self.served(ring, near)
+        far.sendto(b"kept", near.getsockname())
+        batches = self.batches(ring, 1)
+        view, _, length, *_ = batches[0]
+        ring.close()
+        ring.give_back(batches)
+        self.assertEqual(view[:length].tobytes(), b"kept")
+
+    def test_nothing_is_lent_to_who_is_gone(self) -> None:
+        ring, near, far = self.make(), self.bound(), self.bound()
+        slot = self.served(ring, near)
+        ring.wait(0)
+        for _ in range(100):
+            far.sendto(b"x", near.getsockname())
+        ring.discard(slot)
+        self.assertEqual(ring.wait(0.01), [])
+        self.assertEqual(ring.state()["lent_buffers"], 0)
+
+    def test_what_was_never_lent(self) -> None:
+        ring, near = self.make(), self.bound()
+        self.assertRaises(TypeError, ring.give_back, ())
+        self.served(ring, near)
+        view = memoryview(b"")
+        ring.give_back([(view, 0, 0, ("", 0), 0, number) for number in (0, 1 << 30, -1)])
+        for batch in ((), 5, (1, 2, 3, 4, 5, "six"), (1, 2, 3, 4, 5, 1 << 90)):
+            self.assertRaises(
+                (IndexError, TypeError, OverflowError, SystemError), ring.give_back, [batch]
             )
 
 

@@ -107,6 +107,23 @@ class OptionTests(TestCase):
         self.assertEqual((setting.outcome, setting.granted), (Outcome.REFUSED, "reno"))
         self.assertEqual(setting.why, "not loaded")
 
+    def test_a_congestion_control_that_was_not_to_be_had(self) -> None:
+        with socket.socket() as handle:
+            found = options.review_congestion(handle, "there_is_none")
+            self.assertEqual(
+                (found.outcome, found.granted), (Outcome.REFUSED, read_congestion(handle))
+            )
+            found = options.review_congestion(handle, read_congestion(handle) or "")
+            self.assertEqual(found.outcome, Outcome.GRANTED)
+        found = options.review_congestion(handle, "cubic")
+        self.assertEqual((found.outcome, found.granted), (Outcome.ABSENT, None))
+
+    def test_what_the_system_has_not_is_absent_later_too(self) -> None:
+        with socket.socket() as handle:
+            found = Option("SO_NONE", socket.SOL_SOCKET, None).review(handle, 1)
+        self.assertEqual((found.outcome, found.granted), (Outcome.ABSENT, None))
+        self.assertEqual(found.to_object()["outcome"], "not on this system")
+
     def test_the_summary_names_what_was_not_granted(self) -> None:
         self.assertEqual(summary([]), "nothing set")
         settings = [
@@ -155,6 +172,13 @@ class BufferTests(TestCase):
             handle = LockSocket(1000, True, now=200)
             self.assertIs(start_buffer(handle, SEND_BUFFER, 5000).outcome, Outcome.ABSENT)
             self.assertEqual(handle.asked, [])
+
+    def test_a_buffer_is_judged_as_it_was_asked_for(self) -> None:
+        for now, outcome in ((100, Outcome.CLAMPED), (1000, Outcome.GRANTED)):
+            found = options.review_start(LockSocket(0, False, now), SEND_BUFFER, 1000)
+            self.assertEqual((found.granted, found.outcome), (now, outcome))
+        found = options.review_start(OldSocket(0, False, 1000), SEND_BUFFER, 1000)
+        self.assertEqual((found.granted, found.outcome), (None, Outcome.ABSENT))
 
     def test_a_closed_socket_is_no_exception(self) -> None:
         handle = socket.socket()

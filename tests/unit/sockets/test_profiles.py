@@ -73,6 +73,28 @@ class ProfileTests(TestCase):
             "TCP_FASTOPEN_CONNECT", apply(DEFAULT_PROFILE, Moment.CONNECTING, speaks_first=True)
         )
 
+    def test_what_was_granted_is_seen_again_later_and_nothing_is_set(self) -> None:
+        for profile in PROFILES.values():
+            for moment, kind in (
+                (Moment.LISTENING, socket.SOCK_STREAM),
+                (Moment.CONNECTING, socket.SOCK_STREAM),
+                (Moment.DATAGRAMS, socket.SOCK_DGRAM),
+            ):
+                with socket.socket(socket.AF_INET, kind) as handle:
+                    applied = profile.apply(handle, moment)
+                    self.assertEqual(profile.review(handle, moment), applied)
+
+    def test_an_option_that_others_have_changed_is_seen(self) -> None:
+        profile = SocketProfile(name="mine", congestion="reno", receive_buffer=1 << 20)
+        with socket.socket() as handle:
+            profile.apply(handle, Moment.CONNECTING)
+            handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+            found = {one.option: one for one in profile.review(handle, Moment.CONNECTING)}
+            self.assertEqual(found["TCP_NODELAY"].outcome, Outcome.CLAMPED)
+            self.assertEqual(found["SO_KEEPALIVE"].outcome, Outcome.GRANTED)
+        found = {one.option: one for one in profile.review(handle, Moment.CONNECTING)}
+        self.assertEqual(found["TCP_NODELAY"].outcome, Outcome.REFUSED)  # it is closed
+
     def test_an_application_may_add_to_it(self) -> None:
         seen: list[Moment] = []
         profile = dataclasses.replace(

@@ -1,0 +1,120 @@
+"""Where TCP connections of ours read into: one buffer for all of them.
+
+Twisted reads into fresh memory, 64 KiB in a turn of its reactor, and the parts of a record have to
+be joined then. Here as much as there is comes in one call, behind what came before it. A warm
+buffer is faster than fresh ones, and one a connection would be most of an idle session's memory.
+"""
+
+from __future__ import annotations
+
+from errno import EWOULDBLOCK
+from typing import Any
+
+from twisted.internet import main
+from twisted.internet.tcp import Connection
+
+READ_SIZE = 1 << 18
+"""Bytes that are read in one call."""
+_SIZE = READ_SIZE << 2
+
+
+class Unread:
+    """What a connection has brought and nobody has used yet: the start of a record."""
+
+    __slots__ = ("_parts", "size")
+
+    def __init__(self) -> None:
+        self.size = 0
+        """In bytes."""
+        self._parts: list[bytes | memoryview] = []
+
+    def add(self, data: bytes | memoryview) -> None:
+        """More has come. Views have to last, or to be of the `ReadBuffer`."""
+        self._parts.append(data)
+        self.size += len(data)
+
+    def all(self) -> bytes | memoryview:
+        """Everything in one."""
+        parts = self._parts
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def clear(self) -> None:
+        """It was used."""
+        self._parts.clear()
+        self.size = 0
+
+    def move(self, memory: memoryview | None) -> None:
+        """Keep it in `memory`, which is as large; with None, in memory of its own."""
+        if memory is None:
+            self._parts = [bytes(self.all())]
+        else:
+            memory[:] = self.all()
+            self._parts = [memory]
+
+
+class ReadBuffer:
+    """The buffer. What is unread stays in it until another connection reads."""
+
+    def __init__(self) -> None:
+        self._memory = memoryview(bytearray(_SIZE))
+        self._first = self._memory[:READ_SIZE]
+        self._owner: Unread | None = None
+        self._start = self._end = 0  # of what the owner has here
+
+    def room(self, unread: Unread) -> memoryview:
+        """Where the next bytes of a connection go: behind those that are unread."""
+        if self._owner is not unread:
+            if self._owner is not None:
+                self._owner.move(None)
+            self._place(unread)
+            if self._owner is None:
+                return self._first
+        elif _SIZE - self._end < READ_SIZE:
+            self._place(unread)
+        return self._memory[self._end : self._end + READ_SIZE]
+
+    def filled(self, size: int) -> memoryview:
+        """The `size` bytes that have come into the room."""
+        start, self._end = self._end, self._end + size
+        return self._memory[start : self._end]
+
+    def all(self, unread: Unread) -> bytes | memoryview:
+        """What was unread and has come since, in one, without copying if it is here."""
+        if self._owner is unread and self._end - self._start == unread.size:
+            return self._memory[self._start : self._end]
+        return unread.all()
+
+    def done(self, unread: Unread) -> None:
+        """What can be used of that was used."""
+        self._owner = unread if unread.size else None
+        self._start = self._end - unread.size
+
+    def forget(self, unread: Unread) -> None:
+        """That connection is gone."""
+        if self._owner is unread:
+            self._owner = None
+
+    def _place(self, unread: Unread) -> None:
+        """What is unread goes to the front."""
+        self._start, self._end = 0, unread.size
+        self._owner = unread if self._end else None
+        if self._end:
+            unread.move(self._memory[: self._end])
+
+
+def read_into(buffer: ReadBuffer, transport: Any, unread: Unread) -> None:
+    """Have `transport` read into `buffer`, if it is one of Twisted's own connections."""
+    if getattr(type(transport), "doRead", None) is not Connection.doRead or transport.TLS:
+        return
+    receive = transport.socket.recv_into
+
+    def do_read() -> Any:
+        try:
+            size = receive(buffer.room(unread))
+        except OSError as error:
+            return None if error.errno == EWOULDBLOCK else main.CONNECTION_LOST
+        result = transport._dataReceived(buffer.filled(size))
+        buffer.done(unread)
+        return result
+
+    transport.doRead = do_read
