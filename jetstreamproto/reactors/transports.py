@@ -59,7 +59,7 @@ class TunedServer(_Acknowledging, tcp.Server):  # type: ignore[misc]
         self.socket_profile = profile
         try:
             if not inherited:
-                profile.apply(self.socket, Moment.CONNECTED)
+                profile.tune(self.socket)
                 return
             if profile.quick_ack:
                 QUICK_ACK.set(self.socket, 1)

@@ -72,7 +72,7 @@ class Tuning:
 
     def adopt_connection(self, descriptor: int, family: Any, factory: Any) -> Any:
         with socket.socket(family, socket.SOCK_STREAM, fileno=os.dup(descriptor)) as handle:
-            self.profile.apply(handle, Moment.CONNECTED)
+            self.profile.tune(handle)
         transport: Any = self.classes.server._fromConnectedSocket(
             descriptor, family, factory, self.reactor
         )

@@ -41,7 +41,7 @@ class Aead(Protocol):
     ) -> bytes: ...
 
     def decrypt_into(
-        self, nonce: bytes, data: memoryview, associated_data: bytes, buf: memoryview
+        self, nonce: bytes, data: memoryview, associated_data: bytes | memoryview, buf: memoryview
     ) -> int: ...
 
 

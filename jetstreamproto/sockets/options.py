@@ -168,15 +168,21 @@ def review_start(handle: socket.socket, option: Option, size: int) -> Setting:
 
 def set_congestion(handle: socket.socket, name: str) -> Setting:
     """Choose TCP's congestion control for this socket (TCP_CONGESTION)."""
-    number = getattr(socket, "TCP_CONGESTION", None)
-    if number is None:
+    raw = raw_congestion(name)
+    if raw is None:
         return Setting("TCP_CONGESTION", name, None, Outcome.ABSENT)
     try:
-        handle.setsockopt(socket.IPPROTO_TCP, number, name.encode())
+        handle.setsockopt(*raw)
     except OSError as error:
         why = "not loaded" if isinstance(error, FileNotFoundError) else _reason(error)
         return Setting("TCP_CONGESTION", name, read_congestion(handle), Outcome.REFUSED, why)
     return Setting("TCP_CONGESTION", name, read_congestion(handle), Outcome.GRANTED)
+
+
+def raw_congestion(name: str) -> tuple[int, int, bytes] | None:
+    """What to give setsockopt for this congestion control; None where there is no choice."""
+    number = getattr(socket, "TCP_CONGESTION", None)
+    return None if number is None else (socket.IPPROTO_TCP, number, name.encode())
 
 
 def review_congestion(handle: socket.socket, name: str) -> Setting:

@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.interfaces import IReactorTime
 
 from jetstreamproto.sockets.figures import stream_handle
-from jetstreamproto.sockets.profiles import Moment, profile_of
+from jetstreamproto.sockets.profiles import profile_of
 from jetstreamproto.sockets.unsent import UnsentLimit
 
 TRANSFER_SIZE = 1 << 18
@@ -26,6 +26,6 @@ def tune_stream(transport: Any, clock: IReactorTime) -> UnsentLimit | None:
             transport.setTcpNoDelay(True)
         return None
     if not hasattr(transport, "socket_profile"):
-        profile_of(transport).apply(handle, Moment.CONNECTED)
+        profile_of(transport).tune(handle)
     transport.SEND_LIMIT = TRANSFER_SIZE
     return UnsentLimit.of(handle, clock)

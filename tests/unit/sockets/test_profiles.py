@@ -84,6 +84,19 @@ class ProfileTests(TestCase):
                     applied = profile.apply(handle, moment)
                     self.assertEqual(profile.review(handle, moment), applied)
 
+    def test_a_connection_is_tuned_as_if_it_were_applied(self) -> None:
+        profile = SocketProfile(
+            name="mine", congestion="reno", quick_ack=True, keepalive_idle=7, keepalive_count=2
+        )
+        for one in (DEFAULT_PROFILE, profile):
+            with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as handle:
+                handle.connect(server.getsockname())
+                one.tune(handle)
+                found = one.review(handle, Moment.CONNECTED)
+                self.assertEqual({each.outcome for each in found}, {Outcome.GRANTED})
+                self.assertEqual(found, one.apply(handle, Moment.CONNECTED))
+        one.tune(handle)  # that it is closed is no error
+
     def test_an_option_that_others_have_changed_is_seen(self) -> None:
         profile = SocketProfile(name="mine", congestion="reno", receive_buffer=1 << 20)
         with socket.socket() as handle:
