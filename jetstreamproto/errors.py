@@ -194,19 +194,23 @@ class EventError(JetStreamError, ValueError):
 
 
 class KeyValueError(JetStreamError):
-    """The server refuses a request; `code` is a `Status` of `services.kv.model`."""
+    """The server refuses a request; `code` is a `Status` of `services.kv.model`.
 
-    def __init__(self, code: int, reason: str) -> None:
+    `position` says which write of a batch is the reason, from 0 on, if it is one of them.
+    """
+
+    def __init__(self, code: int, reason: str, position: int | None = None) -> None:
         super().__init__(reason)
         self.code = code
         self.reason = reason
+        self.position = position
 
 
 class RevisionConflict(KeyValueError):
     """A key has another revision than a write asked for: `revision`, 0 if it is not there."""
 
-    def __init__(self, code: int, reason: str, revision: int) -> None:
-        super().__init__(code, reason)
+    def __init__(self, code: int, reason: str, revision: int, position: int | None = None) -> None:
+        super().__init__(code, reason, position)
         self.revision = revision
 
 

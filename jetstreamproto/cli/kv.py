@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from jetstreamproto.cli.failure import NotFound, StreamFailed
 from jetstreamproto.cli.kv_group import KeyCommand, KeyGroup
 from jetstreamproto.cli.kv_options import (
+    Ask,
+    Parameter,
     Place,
+    Work,
     after_option,
+    bucket_argument,
+    field_argument,
+    fields_argument,
     key_argument,
     limit_option,
     prefix_argument,
@@ -32,8 +39,11 @@ from jetstreamproto.cli.options import ConnectionOptions, connection_options, js
 from jetstreamproto.cli.output import note, show, show_object
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from twisted.internet.base import ReactorBase
 
+    from jetstreamproto.services.kv.batch import BatchResult
     from jetstreamproto.services.kv.client import KeyBucket
     from jetstreamproto.session.session import Session
 
@@ -47,16 +57,58 @@ def kv() -> None:
     """
 
 
+# --- what the commands share -------------------------------------------------------------
+
+
+def _bucket_command(
+    place: Parameter, *parameters: Parameter, name: str | None = None, **settings: Any
+) -> Callable[[Callable[..., None]], click.Command]:
+    """A command on a place. It is called with `ask`, which does some work with the bucket there."""
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        @wraps(function)
+        def command(options: ConnectionOptions, place: Place, **given: Any) -> None:
+            function(partial(with_bucket, options, place), place, **given)
+
+        decorated: Callable[..., None] = command
+        shared: Sequence[Parameter] = (place, *parameters, json_option)
+        for parameter in reversed(shared):
+            decorated = parameter(decorated)
+        decorated = connection_options(decorated)
+        return kv.command(name=name, cls=KeyCommand, **settings)(decorated)
+
+    return decorate
+
+
+def _number_command(
+    shown: str, *parameters: Parameter, name: str | None = None, **settings: Any
+) -> Callable[[Callable[..., Work[int]]], click.Command]:
+    """A command on a key that prints one number, with --json as `shown`.
+
+    It is called with the key, and returns the work that the number comes from.
+    """
+
+    def decorate(function: Callable[..., Work[int]]) -> click.Command:
+        @wraps(function)
+        def command(ask: Ask, place: Place, as_json: bool, **given: Any) -> None:
+            number = ask(function(place.key, **given))
+            if as_json:
+                show_object({shown: number})
+            else:
+                show(str(int(number)))
+
+        return _bucket_command(key_argument, *parameters, name=name, **settings)(command)
+
+    return decorate
+
+
 # --- whole keys --------------------------------------------------------------------------
 
 
-@kv.command(cls=KeyCommand)
-@connection_options
-@key_argument
-@json_option
-def get(options: ConnectionOptions, place: Place, as_json: bool) -> None:
+@_bucket_command(key_argument)
+def get(ask: Ask, place: Place, as_json: bool) -> None:
     """Print the value of a key: its bytes as they are. With --json, its fields too."""
-    entry = with_bucket(options, place, lambda bucket: bucket.entry(place.key))
+    entry = ask(lambda bucket: bucket.entry(place.key))
     if entry is None or (entry.value is None and not as_json):
         raise NotFound(f"{place} has no value")
     if as_json:
@@ -65,97 +117,50 @@ def get(options: ConnectionOptions, place: Place, as_json: bool) -> None:
         show_bytes(entry.value or b"")
 
 
-@kv.command(name="set", cls=KeyCommand)
-@connection_options
-@key_argument
-@click.argument("value")
-@ttl_option
-@revision_option
-@json_option
-def set_(
-    options: ConnectionOptions,
-    place: Place,
-    value: str,
-    ttl: float | None,
-    revision: int | None,
-    as_json: bool,
-) -> None:
+@_number_command("revision", click.argument("value"), ttl_option, revision_option, name="set")
+def set_(key: str, value: str, ttl: float | None, revision: int | None) -> Work[int]:
     """Give a key this VALUE (- for standard input) and no other fields; prints its revision."""
     content = _read_value(value)
-    _show_number(
-        "revision",
-        with_bucket(
-            options,
-            place,
-            lambda bucket: bucket.set(place.key, content, ttl=ttl, revision=revision),
-        ),
-        as_json,
-    )
+    return lambda bucket: bucket.set(key, content, ttl=ttl, revision=revision)
 
 
-@kv.command(name="del", cls=KeyCommand)
-@connection_options
-@key_argument
-@revision_option
-@json_option
-def del_(options: ConnectionOptions, place: Place, revision: int | None, as_json: bool) -> None:
+@_number_command("deleted", revision_option, name="del")
+def del_(key: str, revision: int | None) -> Work[int]:
     """Take a key away; prints how many there were, 1 or 0."""
-    _show_number(
-        "deleted",
-        with_bucket(options, place, lambda bucket: bucket.delete(place.key, revision=revision)),
-        as_json,
-    )
+    return lambda bucket: bucket.delete(key, revision=revision)
 
 
-@kv.command(cls=KeyCommand)
-@connection_options
-@key_argument
-@json_option
-def exists(options: ConnectionOptions, place: Place, as_json: bool) -> None:
+@_number_command("exists")
+def exists(key: str) -> Work[int]:
     """Print 1 if there is such a key, 0 if not."""
-    found = with_bucket(options, place, lambda bucket: bucket.exists(place.key))
-    _show_number("exists", found, as_json)
+    return lambda bucket: bucket.exists(key)
 
 
-@kv.command(cls=KeyCommand, context_settings={"ignore_unknown_options": True})  # for BY, as -5
-@connection_options
-@key_argument
-@click.argument("by", type=int, default=1)
-@click.option("--field", default="", metavar="NAME", help="A field instead of the value.")
-@ttl_option
-@json_option
-def incr(
-    options: ConnectionOptions, place: Place, by: int, field: str, ttl: float | None, as_json: bool
-) -> None:
+@_number_command(
+    "value",
+    click.argument("by", type=int, default=1),
+    click.option("--field", default="", metavar="NAME", help="A field instead of the value."),
+    ttl_option,
+    context_settings={"ignore_unknown_options": True},  # for BY, as -5
+)
+def incr(key: str, by: int, field: str, ttl: float | None) -> Work[int]:
     """Add BY (1 if not given) to a number; prints the sum."""
-    total = with_bucket(
-        options, place, lambda bucket: bucket.increment(place.key, by, field=field, ttl=ttl)
-    )
-    _show_number("value", total, as_json)
+    return lambda bucket: bucket.increment(key, by, field=field, ttl=ttl)
 
 
-@kv.command(cls=KeyCommand)
-@connection_options
-@key_argument
-@ttl_option
-@json_option
-def expire(options: ConnectionOptions, place: Place, ttl: float | None, as_json: bool) -> None:
+@_number_command("exists", ttl_option)
+def expire(key: str, ttl: float | None) -> Work[int]:
     """Give a key --ttl seconds from now, or for ever without; prints 1 if it is there, or 0."""
-    found = with_bucket(options, place, lambda bucket: bucket.expire(place.key, ttl))
-    _show_number("exists", found, as_json)
+    return lambda bucket: bucket.expire(key, ttl)
 
 
 # --- hashes ------------------------------------------------------------------------------
 
 
-@kv.command(cls=KeyCommand)
-@connection_options
-@key_argument
-@click.argument("field")
-@json_option
-def hget(options: ConnectionOptions, place: Place, field: str, as_json: bool) -> None:
+@_bucket_command(key_argument, field_argument)
+def hget(ask: Ask, place: Place, field: str, as_json: bool) -> None:
     """Print one field of a key."""
-    value = with_bucket(options, place, lambda bucket: bucket.hget(place.key, field))
+    value = ask(lambda bucket: bucket.hget(place.key, field))
     if value is None:
         raise NotFound(f"{place} has no field {field!r}")
     if as_json:
@@ -164,110 +169,85 @@ def hget(options: ConnectionOptions, place: Place, field: str, as_json: bool) ->
         show_bytes(value)
 
 
-@kv.command(cls=KeyCommand)
-@connection_options
-@key_argument
-@click.argument("fields", nargs=-1, required=True, metavar="FIELD...")
-@json_option
-def hmget(options: ConnectionOptions, place: Place, fields: tuple[str, ...], as_json: bool) -> None:
+@_bucket_command(key_argument, fields_argument)
+def hmget(ask: Ask, place: Place, fields: tuple[str, ...], as_json: bool) -> None:
     """Print some fields of a key, a line each; those that are not there are left out."""
-    values = with_bucket(options, place, lambda bucket: bucket.hmget(place.key, fields))
-    if as_json:
-        found = [None if value is None else as_value(value) for value in values]
-        show_object({"fields": dict(zip(fields, found, strict=True))})
-    else:
-        for name, value in zip(fields, values, strict=True):
-            if value is not None:
-                show_value(name, value)
+    values = ask(lambda bucket: bucket.hmget(place.key, fields))
+    _show_fields(dict(zip(fields, values, strict=True)), as_json)
 
 
-@kv.command(cls=KeyCommand)
-@connection_options
-@key_argument
-@json_option
-def hgetall(options: ConnectionOptions, place: Place, as_json: bool) -> None:
+@_bucket_command(key_argument)
+def hgetall(ask: Ask, place: Place, as_json: bool) -> None:
     """Print all fields of a key, a line each."""
-    fields = with_bucket(options, place, lambda bucket: bucket.hgetall(place.key))
-    if as_json:
-        show_object({"fields": {name: as_value(value) for name, value in fields.items()}})
-    else:
-        for name, value in fields.items():
-            show_value(name, value)
+    _show_fields(ask(lambda bucket: bucket.hgetall(place.key)), as_json)
 
 
-@kv.command(cls=KeyCommand)
-@connection_options
-@key_argument
-@click.argument("pairs", nargs=-1, required=True, metavar="FIELD VALUE...")
-@ttl_option
-@revision_option
-@json_option
-def hset(
-    options: ConnectionOptions,
-    place: Place,
-    pairs: tuple[str, ...],
-    ttl: float | None,
-    revision: int | None,
-    as_json: bool,
-) -> None:
+@_number_command(
+    "revision",
+    click.argument("pairs", nargs=-1, required=True, metavar="FIELD VALUE..."),
+    ttl_option,
+    revision_option,
+)
+def hset(key: str, pairs: tuple[str, ...], ttl: float | None, revision: int | None) -> Work[int]:
     """Set one or more fields of a key, all at once; prints its revision."""
     if len(pairs) % 2:
         raise click.UsageError(f"{pairs[-1]!r} has no value")
     if pairs[1::2].count("-") > 1:
         raise click.UsageError("only one value can come from standard input")
     fields = {name: _read_value(value) for name, value in zip(pairs[::2], pairs[1::2], strict=True)}
-    _show_number(
-        "revision",
-        with_bucket(
-            options,
-            place,
-            lambda bucket: bucket.hmset(place.key, fields, ttl=ttl, revision=revision),
-        ),
-        as_json,
-    )
+    return lambda bucket: bucket.hmset(key, fields, ttl=ttl, revision=revision)
 
 
-@kv.command(cls=KeyCommand)
-@connection_options
-@key_argument
-@click.argument("fields", nargs=-1, required=True, metavar="FIELD...")
-@json_option
-def hdel(options: ConnectionOptions, place: Place, fields: tuple[str, ...], as_json: bool) -> None:
+@_number_command("deleted", fields_argument)
+def hdel(key: str, fields: tuple[str, ...]) -> Work[int]:
     """Take fields of a key away; prints how many there were."""
-    _show_number(
-        "deleted",
-        with_bucket(options, place, lambda bucket: bucket.hdel(place.key, *fields)),
-        as_json,
-    )
+    return lambda bucket: bucket.hdel(key, *fields)
 
 
-@kv.command(cls=KeyCommand)
-@connection_options
-@key_argument
-@click.argument("field")
-@json_option
-def hexists(options: ConnectionOptions, place: Place, field: str, as_json: bool) -> None:
+@_number_command("exists", field_argument)
+def hexists(key: str, field: str) -> Work[int]:
     """Print 1 if there is such a field, 0 if not."""
-    found = with_bucket(options, place, lambda bucket: bucket.hexists(place.key, field))
-    _show_number("exists", found, as_json)
+    return lambda bucket: bucket.hexists(key, field)
 
 
 # --- many keys ---------------------------------------------------------------------------
 
 
-@kv.command(cls=KeyCommand)
-@connection_options
-@prefix_argument
-@after_option
-@limit_option
-@json_option
-def keys(options: ConnectionOptions, place: Place, after: str, limit: int, as_json: bool) -> None:
+@_bucket_command(bucket_argument)
+def batch(ask: Ask, place: Place, as_json: bool) -> None:
+    """Do the writes that standard input has, a line each: all of them or none.
+
+    A line is as on the command line (set KEY VALUE --ttl 5, hset KEY FIELD VALUE..., del KEY
+    --revision 7, hdel KEY FIELD..., incr KEY BY, expire KEY --ttl 5, check KEY --revision 7), or
+    a JSON object: {"op": "set", "key": "k", "value": "v"}. Prints a number for each, as those
+    commands do; a set has 1, an hset how many fields are new.
+    """
+    from jetstreamproto.cli.kv_batch import at_line, read_batch
+    from jetstreamproto.errors import KeyValueError
+
+    steps, lines = read_batch(sys.stdin.buffer)
+
+    async def work(bucket: KeyBucket) -> BatchResult:
+        try:
+            return await bucket.write(steps)
+        except KeyValueError as error:
+            error.args = (at_line(lines, error),)
+            raise
+
+    done = ask(work)
+    if as_json:
+        show_object({"revision": done.revision, "results": list(done.results)})
+    else:
+        for number in done.results:
+            show(str(number))
+
+
+@_bucket_command(prefix_argument, after_option, limit_option)
+def keys(ask: Ask, place: Place, after: str, limit: int, as_json: bool) -> None:
     """Print the keys that start with PREFIX, a page of them."""
     from jetstreamproto.cli.failure import clean
 
-    page = with_bucket(
-        options, place, lambda bucket: bucket.keys(place.key, after=after, limit=limit)
-    )
+    page = ask(lambda bucket: bucket.keys(place.key, after=after, limit=limit))
     if as_json:
         found = [as_object(place.bucket, entry) for entry in page.entries]
         show_object({"keys": found, "after": page.after})
@@ -278,18 +258,15 @@ def keys(options: ConnectionOptions, place: Place, after: str, limit: int, as_js
         note(f"there are more: --after {clean(page.after)!r}")
 
 
-@kv.command(cls=KeyCommand)
-@connection_options
-@prefix_argument
-@json_option
-def scan(options: ConnectionOptions, place: Place, as_json: bool) -> None:
+@_bucket_command(prefix_argument)
+def scan(ask: Ask, place: Place, as_json: bool) -> None:
     """Print all keys that start with PREFIX with their fields; with --json, an object a line."""
 
     async def work(bucket: KeyBucket) -> None:
         async for entry in bucket.scan(place.key):
             show_entry(place.bucket, entry, as_json)
 
-    with_bucket(options, place, work)
+    ask(work)
 
 
 @kv.command(cls=KeyCommand)
@@ -372,8 +349,13 @@ def _read_value(text: str) -> bytes:
     return content
 
 
-def _show_number(name: str, number: int, as_json: bool) -> None:
+def _show_fields(fields: Mapping[str, bytes | None], as_json: bool) -> None:
     if as_json:
-        show_object({name: number})
-    else:
-        show(str(int(number)))
+        found = {
+            name: value if value is None else as_value(value) for name, value in fields.items()
+        }
+        show_object({"fields": found})
+        return
+    for name, value in fields.items():
+        if value is not None:
+            show_value(name, value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import click
 
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+Parameter = Callable[[Callable[..., None]], Callable[..., None]]
+"""An argument or an option, as a decorator."""
+Work: TypeAlias = "Callable[[KeyBucket], Awaitable[T]]"
+"""What is to be done with a bucket."""
+
 
 class Place(NamedTuple):
     """BUCKET/KEY, or BUCKET/PREFIX."""
@@ -29,14 +34,17 @@ class Place(NamedTuple):
 
 
 def _place(_context: click.Context, parameter: click.Parameter, text: str) -> Place:
-    bucket, _, key = text.partition("/")
-    whole = parameter.metavar == "BUCKET/KEY"
-    if not bucket or (whole and not key):
+    bucket, slash, key = text.partition("/")
+    whole, alone = parameter.metavar == "BUCKET/KEY", parameter.metavar == "BUCKET"
+    if not bucket or (whole and not key) or (alone and slash):
         raise click.BadParameter(f"{text!r} is not {parameter.metavar}")
     return Place(bucket, key)
 
 
 key_argument = click.argument("place", metavar="BUCKET/KEY", callback=_place)
+bucket_argument = click.argument("place", metavar="BUCKET", callback=_place)
+field_argument = click.argument("field")
+fields_argument = click.argument("fields", nargs=-1, required=True, metavar="FIELD...")
 prefix_argument = click.argument("place", metavar="BUCKET[/PREFIX]", callback=_place)
 ttl_option = click.option(
     "--ttl",
@@ -72,8 +80,12 @@ def with_client(options: ConnectionOptions, work: Callable[[KeyValueClient], Awa
     return run_session(options, in_session)
 
 
-def with_bucket(
-    options: ConnectionOptions, place: Place, work: Callable[[KeyBucket], Awaitable[T]]
-) -> T:
+class Ask(Protocol):
+    """Does some work with a bucket, in a session of its own, and returns what comes of it."""
+
+    def __call__(self, work: Work[T]) -> T: ...
+
+
+def with_bucket(options: ConnectionOptions, place: Place, work: Work[T]) -> T:
     """What `work` returns, given the bucket of a place."""
     return with_client(options, lambda client: work(client.bucket(place.bucket)))

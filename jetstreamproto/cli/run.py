@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import signal
 import threading
 from collections.abc import Callable, Coroutine
@@ -48,6 +49,8 @@ class _Run(Generic[T]):
         daemon = functools.partial(threading.Thread, daemon=True)
         self._reactor.getThreadPool().threadFactory = daemon  # type: ignore[assignment]
         self._reactor.callWhenRunning(self._start)
+        gc.freeze()  # what was imported is not looked through again
+        gc.enable()
         self._reactor.run(installSignalHandlers=False)
         if self._interrupted is not None:
             raise Interrupted(self._interrupted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -155,8 +156,7 @@ class Channel:
         Raises `ChannelClosed` after `end` or when the channel is over, `MessageTooLarge` when
         the peer would refuse it, and `QueueFull` when `send_limit` bytes are waiting already.
         """
-        if self._ending or self.state is ChannelState.CLOSED:
-            raise ChannelClosed(f"channel {self.id} ({self.service}) takes no more messages")
+        self._check_open()
         if type(message) is not bytes:
             message = bytes(message)
         size = len(message)
@@ -166,14 +166,28 @@ class Channel:
             )
         if size > _MAX_UNORDERED and self._index_step:
             raise MessageTooLarge(f"a message of {size} bytes on a channel without order")
-        if self.queued >= self.session.settings.send_limit:
-            raise QueueFull(f"{self.queued} bytes are waiting to be sent on channel {self.id}")
         self._queue.append(message)
         self.queued += size + PACKET_COST
         if not self.scheduled:
             self.session.outbox.put_channel(self)
         if self._producer is not None and self.queued >= self.session.settings.high_water:
             self._pause_producer()
+
+    def before_sending(self, call: Callable[[], None]) -> None:
+        """Have `call` called once, before the session next sends: what it sends leaves with that.
+
+        In this way what collects within a turn of the reactor can become one message. Raises
+        `ChannelClosed` and `QueueFull` as `send` does. There is no call if the session breaks.
+        """
+        self._check_open()
+        self.session.outbox.ask(self, call)
+
+    def _check_open(self) -> None:
+        """Raise what keeps another message from being queued."""
+        if self._ending or self.state is ChannelState.CLOSED:
+            raise ChannelClosed(f"channel {self.id} ({self.service}) takes no more messages")
+        if self.queued >= self.session.settings.send_limit:
+            raise QueueFull(f"{self.queued} bytes are waiting to be sent on channel {self.id}")
 
     def end(self) -> None:
         """Send what is queued and then no more; the peer can still send. Again is no harm."""

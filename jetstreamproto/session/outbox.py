@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from jetstreamproto.session.channel import MIN_ROOM, Channel
 from jetstreamproto.session.codes import PACKET_COST
 from jetstreamproto.session.credit import SendCredit
+from jetstreamproto.session.guard import call_application
 from jetstreamproto.session.scheduler import Scheduler
 from jetstreamproto.transports.link import Link
 from jetstreamproto.wire.packet import Kind, encode_head
@@ -32,6 +33,7 @@ class Outbox:
     """
 
     __slots__ = (
+        "_asked",
         "_clock",
         "_control",
         "_in_turn",
@@ -51,6 +53,7 @@ class Outbox:
         self._on_empty = on_empty
         self._control: deque[tuple[bytes, bytes, int]] = deque()
         self._scheduler: Scheduler[Channel] = Scheduler()
+        self._asked: list[tuple[Channel, Callable[[], None]]] = []
         self.replies = 0
         self._in_turn = False
         self._stopped = False
@@ -87,6 +90,13 @@ class Outbox:
         if not self._in_turn:
             self.wake()
 
+    def ask(self, channel: Channel, call: Callable[[], None]) -> None:
+        """Have `call` called, once, when the link is next given packets, and before it is."""
+        if not self._stopped:
+            self._asked.append((channel, call))
+            if not self._in_turn:
+                self.wake()
+
     def discard(self, channel: Channel) -> None:
         """`channel` has nothing to send any more."""
         self._scheduler.discard(channel)
@@ -109,6 +119,7 @@ class Outbox:
         """The link is gone, or closes: nothing is sent any more."""
         self._stopped = True
         self._control.clear()
+        self._asked.clear()
         if self._wake is not None:
             self._wake.cancel()
             self._wake = None
@@ -120,11 +131,15 @@ class Outbox:
             return
         self._in_turn = True
         try:
+            if self._asked:
+                asked, self._asked = self._asked, []
+                for channel, call in asked:
+                    call_application(channel, call)
             finished = self._send_ready(link)
             link.flush()
         finally:
             self._in_turn = False
-        if not finished:
+        if not finished or self._asked:
             self.wake()
         elif link.writable and not self._stopped:
             self._on_empty()

@@ -12,7 +12,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from jetstreamproto.services.chat import messages as chat
+from jetstreamproto.services.chat.model.notice import Member, Notice, NoticeKind
+from jetstreamproto.services.events import messages as events
+from jetstreamproto.services.events.model.event import Policy, Start
+from jetstreamproto.services.events.model.streams import StreamConfig
 from jetstreamproto.services.files import messages as files
+from jetstreamproto.services.kv import messages as kv
 from jetstreamproto.services.rpc.messages import encode_call, split_frames
 from jetstreamproto.services.tunnel.messages import REPLY, REQUEST, Purpose, Reply, Request
 from jetstreamproto.wire.codec import Codec
@@ -65,6 +71,65 @@ FULL = Rich(
     node=Node(1, Leaf(None, 2), (Node(2), Node(3, None, (Node(4, Leaf("deep", 0)),)))),
     leaves=(Leaf("a"), Leaf("b", -1)),
 )
+
+_NOTICE = Notice(NoticeKind.RENAMED, "room", "Al", "Bö", "what\n", 1 << 60, 1 << 50)
+_MEMBER = Member("Al", True, True)
+_STREAM = events.Stream(
+    StreamConfig("s", ("a.*", "b"), 1.5, 1 << 40, 7),
+    1,
+    1 << 33,
+    3,
+    1 << 40,
+    (events.Consumer("c", "a.>", "g", 1 << 40, 5, 2), events.Consumer("d", "b")),
+)
+_KEYS = memoryview(b"bucket-key\1\0\0\0\0\0\0\0f")
+SERVICES: tuple[tuple[str, str, Codec[Any], Any], ...] = (
+    ("chat", "chat.Request", chat.REQUEST, chat.Request(9, 8, 7, 10, 1, "r", "n", "t", b"\0\xff")),
+    (
+        "chat",
+        "chat.Answer",
+        chat.ANSWER,
+        chat.Answer(1 << 63, 2, 3, 4, True, "why", "n", "r", "t", (_MEMBER,) * 2, (_NOTICE,) * 2),
+    ),
+    ("chat", "chat.Notice", chat.NOTICE, _NOTICE),
+    (
+        "events",
+        "events.Events",
+        events.BATCH,
+        events.Events(("a", "b"), (1, 0), (1, 3), b"xyz", 5, (6, 7), (1 << 40, 9), (1, 255)),
+    ),
+    ("events", "events.Published", events.PUBLISHED, events.Published((1, 1 << 63), b"\0\1")),
+    ("events", "events.Refused", events.REFUSED, events.Refused(404, "grüß")),
+    (
+        "events",
+        "events.Subscribe",
+        events.SUBSCRIBE,
+        events.Subscribe("a.*", Start.TIME, 1, Policy.PAUSE, 2, 3, "d", "g", 4, 5, 6, (7, 8)),
+    ),
+    ("events", "events.Subscribed", events.SUBSCRIBED, events.Subscribed("s", 1 << 40, 3)),
+    ("events", "events.Ack", events.ACK, events.Ack((1, 2), events.Answer.GIVE_UP, 9)),
+    (
+        "events",
+        "events.Manage",
+        events.MANAGE,
+        events.Manage(events.Action.ADD, _STREAM.config, "c"),
+    ),
+    ("events", "events.Streams", events.STREAMS, events.Streams((_STREAM, _STREAM))),
+    (
+        "kv",
+        "Request",
+        kv.REQUEST.codec,
+        kv.RequestTable(-1, -(1 << 60), (1 << 32) - 1, 2, 3, 1, 1, 1, 33, 6, _KEYS),
+    ),
+    (
+        "kv",
+        "Reply",
+        kv.REPLY.codec,
+        kv.ReplyTable(1 << 60, 5, 6, 1, 1, 2, True, True, _KEYS[10:]),
+    ),
+    ("kv", "Entry", kv.ENTRY.codec, kv.EntryTable(7, 8, 10, 1, 1, 2, True, _KEYS)),
+)
+"""Schema, table, codec, and a value without defaults."""
 
 
 def to_json(value: Any) -> Any:
@@ -147,6 +212,25 @@ class FlatcTests(unittest.TestCase):
         request = Request(Purpose.ACCEPTED, "::1", 65535, (1 << 32) - 1)
         self.check(schema, "jetstream.Request", REQUEST, request)
         self.check(schema, "jetstream.Reply", REPLY, Reply("127.0.0.1", 0))
+
+    def test_the_messages_of_chat_events_and_key_value(self) -> None:
+        for name, table, codec, value in SERVICES:
+            with self.subTest(table):
+                self.check(schema_text(f"{name}.fbs"), f"jetstream.{table}", codec, value)
+
+    def test_what_is_written_and_read_without_a_codec(self) -> None:
+        """Messages that are one `struct` call each, when they are laid out as ours are."""
+        schema = schema_text("events.fbs")
+        part = {"number": 1 << 40, "kind": "ACK", "version": 1, "body": [1, 2]}
+        message = events.encode_part(events.Kind.ACK, b"\1\2", 1 << 40)
+        self.assertEqual(self.to_value(schema, "jetstream.events.Part", message), part)
+        data = self.to_binary(schema, "jetstream.events.Part", part)
+        self.assertEqual(events.decode_part(data), (events.Kind.ACK, 1 << 40, b"\1\2"))
+        message = kv.encode_request(16, "b", "k", id=7, names=["n"], values=[b"v"], ttl=9)
+        shown = self.to_value(schema_text("kv.fbs"), "jetstream.Request", message)
+        data = self.to_binary(schema_text("kv.fbs"), "jetstream.Request", shown)
+        self.assertNotEqual(data, message)
+        self.assertEqual(kv.read_request(data), kv.read_request(message))
 
     def test_the_messages_about_files(self) -> None:
         schema = schema_text("files.fbs")

@@ -96,6 +96,14 @@ class KeyValueCommandTests(CliCase):
         self.prints(b"-5\n", "incr", "h/n", "-5")
         self.assertEqual(self.as_json("incr", "h/n", "7", "--field", "f"), {"value": 7})
 
+    def test_batches(self) -> None:
+        given = b'set k 5 --ttl 60\n\n{"op": "incr", "key": "k", "by": 3}\n# the end\ndel none\n'
+        self.prints(b"1\n8\n0\n", "batch", "bat", given=given)
+        status, out, err = self.kv("batch", "bat", given=b"set k 1\n\nset l 2 --revision 7\n")
+        self.assertEqual((status, out), (1, b""))
+        self.assertIn("standard input, line 3: the key 'l' has revision 0, not 7", err)
+        self.prints(b"8", "get", "bat/k")
+
     def test_pages(self) -> None:
         for key in ("a1", "a2", "b"):
             self.kv("set", f"p/{key}", key)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn, Protocol, cast
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -36,7 +37,10 @@ from jetstreamproto.services.kv.watch import KeyWatch
 from jetstreamproto.session.codes import ResetCode
 from jetstreamproto.session.session import Session
 
+T = TypeVar("T")
+
 _URGENCY = 2
+_VALUE_ALONE = (VALUE,)
 
 
 class Sessions(Protocol):
@@ -78,25 +82,25 @@ class KeyValueClient:
     def buckets(self, after: str = "", limit: int = MAX_PAGE) -> Deferred[Sequence[str]]:
         """The names of buckets after `after`, in order: at most `limit`, and at most 1000."""
         names = (after,) if after else ()
-        return self.request(Action.BUCKETS, "", names=names, limit=limit).addCallback(
-            lambda reply: reply.names
-        )
+        return self.request(_names, Action.BUCKETS, "", names=names, limit=limit)
 
-    def request(self, action: Action, bucket: str, key: str = "", **rest: Any) -> Deferred[Reply]:
+    def request(
+        self, read: Callable[[Reply], T], action: Action, bucket: str, key: str = "", **rest: Any
+    ) -> Deferred[T]:
         """Send a request as it is; see `KeyValueConnection.request`."""
         connection = self._connection
         if connection is not None and connection.lost is None:
-            return connection.request(action, bucket, key, **rest)
-        return Deferred.fromCoroutine(self._request(action, bucket, key, rest))
+            return connection.request(read, action, bucket, key, **rest)
+        return Deferred.fromCoroutine(self._request(read, action, bucket, key, **rest))
 
-    async def _request(self, action: Action, bucket: str, key: str, rest: Any) -> Reply:
+    async def _request(self, read: Callable[[Reply], T], *asked: Any, **rest: Any) -> T:
         session = await self.connected()
         connection = self._connection
         if connection is None or connection.lost is not None:
             connection = self._connection = KeyValueConnection(self._timeout)
             opened = session.open(KV, connection, urgency=_URGENCY)
             opened.addErrback(_refused, connection)
-        return await connection.request(action, bucket, key, **rest)
+        return await connection.request(read, *asked, **rest)
 
     async def connected(self) -> Session:
         """A session that takes requests, within the timeout."""
@@ -112,7 +116,7 @@ class KeyValueClient:
         """End the channel when what is under way has been answered; a later request opens one."""
         connection, self._connection = self._connection, None
         if connection is not None and connection.lost is None:
-            connection.channel.end()
+            connection.end()
 
 
 class KeyBucket:
@@ -133,59 +137,57 @@ class KeyBucket:
 
     def get(self, key: str) -> Deferred[bytes | None]:
         """The value of a key; None if there is none."""
-        return self.hget(key, VALUE)
+        return self.client.request(_single, Action.GET, self.name, key, names=_VALUE_ALONE)
 
     def set(
         self, key: str, value: bytes, *, ttl: float | None = None, revision: int | None = None
     ) -> Deferred[int]:
         """Make `value` all that the key has; fires with its revision."""
-        return self._write(set_step(key, {VALUE: value}, ttl, revision)).addCallback(_revision)
+        return self._write(_revision, set_step(key, {VALUE: value}, ttl, revision))
 
     def entry(self, key: str) -> Deferred[KeyEntry | None]:
         """Everything about a key; None if it is not there."""
-        return self._read(Action.GET_ALL, key).addCallback(_whole, key)
+        return self._read(partial(_whole, key), Action.GET_ALL, key)
 
     def exists(self, key: str) -> Deferred[bool]:
         """Whether the key is there, with a value or with fields."""
-        return self._read(Action.EXISTS, key).addCallback(lambda reply: reply.revision > 0)
+        return self._read(_is_there, Action.EXISTS, key)
 
     def delete(self, key: str, *, revision: int | None = None) -> Deferred[bool]:
         """Take the key away; whether it was there."""
         step = Step(Action.DELETE, key, revision=any_revision(revision))
-        return self._write(step).addCallback(lambda result: result.results[0] > 0)
+        return self._write(_any, step)
 
     def expire(self, key: str, ttl: float | None) -> Deferred[bool]:
         """Give the key `ttl` seconds from now, None for ever; whether it is there."""
         step = Step(Action.EXPIRE, key, ttl=NO_TTL if ttl is None else milliseconds(ttl))
-        return self._write(step).addCallback(lambda result: result.results[0] > 0)
+        return self._write(_any, step)
 
     def increment(
         self, key: str, by: int = 1, *, field: str = VALUE, ttl: float | None = None
     ) -> Deferred[int]:
         """Add to a value that is a decimal number of 64 bits (0 if it is not there); the sum."""
         step = Step(Action.INCREMENT, key, (field,), (b"%d" % by,), ttl=keep_ttl(ttl))
-        return self._write(step).addCallback(lambda result: result.results[0])
+        return self._write(_number, step)
 
     # --- hashes --------------------------------------------------------------------------
 
     def hget(self, key: str, field: str) -> Deferred[bytes | None]:
         """One field; None if it is not there."""
-        return self._read(Action.GET, key, (field,)).addCallback(_single)
+        return self._read(_single, Action.GET, key, (field,))
 
     def hmget(self, key: str, fields: Sequence[str]) -> Deferred[Sequence[bytes | None]]:
         """Some fields, in the order that they are asked for."""
         names = tuple(fields)
-        return self._read(Action.GET, key, names).addCallback(_values, len(names))
+        return self._read(partial(_values, len(names)), Action.GET, key, names)
 
     def hgetall(self, key: str) -> Deferred[Mapping[str, bytes]]:
         """All fields; none if the key is not there."""
-        return self._read(Action.GET_ALL, key).addCallback(_fields)
+        return self._read(_fields, Action.GET_ALL, key)
 
     def hexists(self, key: str, field: str) -> Deferred[bool]:
         """Whether there is such a field."""
-        return self._read(Action.EXISTS, key, (field,)).addCallback(
-            lambda reply: _single(reply) is not None
-        )
+        return self._read(_has_field, Action.EXISTS, key, (field,))
 
     def hset(
         self,
@@ -208,14 +210,14 @@ class KeyBucket:
         revision: int | None = None,
     ) -> Deferred[int]:
         """Set some fields, and leave the others; fires with the key's revision."""
-        return self._write(merge_step(key, fields, ttl, revision)).addCallback(_revision)
+        return self._write(_revision, merge_step(key, fields, ttl, revision))
 
     def hdel(self, key: str, *fields: str) -> Deferred[int]:
         """Take fields away, and with the last one the key; how many there were."""
         if not fields:
             raise ValueError("hdel needs the names of fields; delete takes the key away")
         step = Step(Action.DELETE, key, fields)
-        return self._write(step).addCallback(lambda result: result.results[0])
+        return self._write(_number, step)
 
     # --- many keys -----------------------------------------------------------------------
 
@@ -254,24 +256,23 @@ class KeyBucket:
 
     def write(self, steps: Sequence[Step]) -> Deferred[BatchResult]:
         """Do these writes, all or none."""
-        return self.client.request(
-            Action.BATCH, self.name, values=[encode_step(step) for step in steps]
-        ).addCallback(read_result)
+        values = [encode_step(step) for step in steps]
+        return self.client.request(read_result, Action.BATCH, self.name, values=values)
 
-    def _write(self, step: Step) -> Deferred[BatchResult]:
+    def _write(self, read: Callable[[Reply], T], step: Step) -> Deferred[T]:
         action, key, names, values, revision, ttl = step
         return self.client.request(
-            action, self.name, key, names=names, values=values, revision=revision, ttl=ttl
-        ).addCallback(read_result)
+            read, action, self.name, key, names=names, values=values, revision=revision, ttl=ttl
+        )
 
-    def _read(self, action: Action, key: str, names: tuple[str, ...] = ()) -> Deferred[Reply]:
-        return self.client.request(action, self.name, key, names=names)
+    def _read(
+        self, read: Callable[[Reply], T], action: Action, key: str, names: tuple[str, ...] = ()
+    ) -> Deferred[T]:
+        return self.client.request(read, action, self.name, key, names=names)
 
     def _page(self, action: Action, prefix: str, after: str, limit: int) -> Deferred[KeyPage]:
         names = (after,) if after else ()
-        return self.client.request(action, self.name, prefix, names=names, limit=limit).addCallback(
-            _read_page
-        )
+        return self.client.request(_read_page, action, self.name, prefix, names=names, limit=limit)
 
 
 def _no_session(_result: object, seconds: float) -> NoReturn:
@@ -288,31 +289,53 @@ def _refused(failure: Failure, connection: KeyValueConnection) -> None:
 # --- what comes back ---------------------------------------------------------------------
 
 
-def _values(reply: Reply, count: int) -> Sequence[bytes | None]:
+def _values(count: int, reply: Reply) -> Sequence[bytes | None]:
     if len(reply.values) != count:
         raise WireError(f"{len(reply.values)} values came, not {count}")
     return reply.values
 
 
 def _single(reply: Reply) -> bytes | None:
-    return _values(reply, 1)[0]
+    if len(reply.values) != 1:
+        raise WireError(f"{len(reply.values)} values came, not 1")
+    return reply.values[0]
+
+
+def _has_field(reply: Reply) -> bool:
+    return _single(reply) is not None
+
+
+def _is_there(reply: Reply) -> bool:
+    return reply.revision > 0
+
+
+def _names(reply: Reply) -> Sequence[str]:
+    return reply.names
 
 
 def _fields(reply: Reply) -> dict[str, bytes]:
-    values = _values(reply, len(reply.names))
+    values = _values(len(reply.names), reply)
     return {name: value or b"" for name, value in zip(reply.names, values, strict=True)}
 
 
-def _whole(reply: Reply, key: str) -> KeyEntry | None:
+def _whole(key: str, reply: Reply) -> KeyEntry | None:
     if not reply.revision:
         return None
     return KeyEntry(ChangeKind.PUT, key, reply.revision, reply.expires, _fields(reply))
 
 
-def _revision(result: BatchResult) -> int:
-    return result.revision
-
-
 def _read_page(reply: Reply) -> KeyPage:
     entries = [read_entry(value or b"") for value in reply.values]
     return KeyPage(entries, entries[-1].key if reply.more and entries else None)
+
+
+def _number(reply: Reply) -> int:
+    return read_result(reply).results[0]
+
+
+def _any(reply: Reply) -> bool:
+    return _number(reply) > 0
+
+
+def _revision(reply: Reply) -> int:
+    return read_result(reply).revision

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 from jetstreamproto.errors import SchemaError, WireError
 from jetstreamproto.wire.codec import Codec
@@ -21,13 +21,6 @@ _ABSENT = (1 << 32) - 1
 _SIZES = [struct.Struct(f"<{count}I") for count in range(9)]
 
 
-class Tail(NamedTuple):
-    """The bytes from `start` to the end of `buffer`."""
-
-    buffer: bytes
-    start: int
-
-
 class Envelope(Generic[T]):
     """One table of the schema as `kind`, a NamedTuple whose last field is `data`."""
 
@@ -38,6 +31,7 @@ class Envelope(Generic[T]):
             raise SchemaError(f"{table} has {layout.names}, not {fields}")
         self.codec = Codec(schema, table, kind)
         self._head = layout.head
+        self._size = layout.head.size
         self._constants = layout.constants
 
     def encode(self, data: bytes, *numbers: int) -> bytes:
@@ -47,15 +41,18 @@ class Envelope(Generic[T]):
         except struct.error as problem:
             raise ValueError(str(problem)) from None
 
-    def decode(self, message: bytes) -> tuple[Sequence[int], Tail]:
-        """The numbers of a message, and its data. Raises `WireError`."""
-        head = self._head
-        if len(message) >= head.size:
-            constants, *numbers, size = head.unpack_from(message)
-            if constants == self._constants and len(message) == head.size + size:
-                return numbers, Tail(message, head.size)
+    def decode(self, message: bytes) -> tuple[tuple[Any, ...], bytes, int]:
+        """Its numbers, between two values of no concern; a buffer, and where data is to its end.
+
+        Raises `WireError`.
+        """
+        size = self._size
+        if len(message) >= size:
+            fields = self._head.unpack_from(message)
+            if fields[0] == self._constants and len(message) == size + fields[-1]:
+                return fields, message, size
         *numbers, data = self.codec.decode(message)
-        return numbers, Tail(bytes(data), 0)
+        return (None, *numbers, None), bytes(data), 0
 
 
 def pack(values: Sequence[bytes | None]) -> bytes:
@@ -71,6 +68,10 @@ def unpack(buffer: bytes, at: int, count: int) -> list[bytes | None]:
     """The byte strings that `buffer` ends with, from `at` on. Raises `WireError`."""
     start = at + 4 * count
     end = len(buffer)
+    if count == 1 and start <= end:
+        size = int.from_bytes(buffer[at:start], "little")
+        if size == end - start:
+            return [buffer[start:]]
     if start > end:
         raise WireError(f"{count} sizes do not fit into {end - at} bytes")
     values: list[bytes | None] = []

@@ -10,6 +10,7 @@ from jetstreamproto.services.kv.envelope import Envelope, pack, unpack
 from jetstreamproto.services.kv.model import (
     ANY_REVISION,
     KEEP_TTL,
+    MAX_PACK,
     WRITES,
     Action,
     ChangeKind,
@@ -48,6 +49,7 @@ class Reply(NamedTuple):
     expires: int
     names: tuple[str, ...]
     values: Sequence[bytes | None]
+    packed: bool = False
 
 
 class RequestTable(NamedTuple):
@@ -76,6 +78,7 @@ class ReplyTable(NamedTuple):
     values: int
     status: int
     more: bool
+    packed: bool
     data: memoryview
 
 
@@ -135,14 +138,15 @@ def encode_request(
 
 def read_request(message: bytes) -> Request:
     """What `encode_request` wrote. Raises `WireError`."""
-    numbers, (buffer, start) = REQUEST.decode(message)
-    revision, ttl, id, limit, key_size, names, values, version, action, bucket_size = numbers
+    fields, buffer, start = REQUEST.decode(message)
+    _, revision, ttl, id, limit, key_size, names, values, version, action, bucket_size, _ = fields
     key_at = start + bucket_size
     parts_at = key_at + key_size
     try:
         bucket, key = str(buffer[start:key_at], "utf-8"), str(buffer[key_at:parts_at], "utf-8")
         parts = unpack(buffer, parts_at, names + values)
-        named, given = _texts(parts, names), tuple(parts[names:])
+        named = _texts(parts, names) if names else ()
+        given = tuple(parts[names:])
     except UnicodeDecodeError as error:
         raise WireError(f"not UTF-8: {error.reason}") from None
     if None in given:
@@ -186,23 +190,57 @@ def encode_reply(
     expires: int = 0,
     more: bool = False,
     status: Status = Status.DONE,
+    packed: bool = False,
 ) -> bytes:
     """One message to the client."""
     parts = [*(name.encode() for name in names), *values] if names else values
-    return REPLY.encode(pack(parts), revision, expires, id, len(names), len(values), status, more)
+    return REPLY.encode(
+        pack(parts), revision, expires, id, len(names), len(values), status, more, packed
+    )
 
 
 def read_reply(message: bytes) -> Reply:
     """What `encode_reply` wrote. Raises `WireError`."""
-    (revision, expires, id, names, values, status, more), (buffer, start) = REPLY.decode(message)
+    fields, buffer, start = REPLY.decode(message)
+    _, revision, expires, id, names, values, status, more, packed, _ = fields
     parts = unpack(buffer, start, names + values)
     if not names:
-        return Reply(id, status, bool(more), revision, expires, (), parts)
+        return Reply(id, status, bool(more), revision, expires, (), parts, bool(packed))
     try:
         named = _texts(parts, names)
     except UnicodeDecodeError as error:
         raise WireError(f"not UTF-8: {error.reason}") from None
-    return Reply(id, status, bool(more), revision, expires, named, parts[names:])
+    return Reply(id, status, bool(more), revision, expires, named, parts[names:], bool(packed))
+
+
+def pack_requests(messages: Sequence[bytes]) -> bytes:
+    """Several requests as one message."""
+    return encode_request(Action.PACK, "", values=messages)
+
+
+def packed_requests(request: Request) -> Sequence[Request]:
+    """The requests in a PACK. Raises `WireError`."""
+    _check_count(request.values)
+    return [read_request(value) for value in request.values]
+
+
+def pack_replies(messages: Sequence[bytes]) -> bytes:
+    """Several replies as one message."""
+    return encode_reply(0, messages, packed=True)
+
+
+def packed_replies(reply: Reply) -> Sequence[Reply]:
+    """The replies in one that is packed. Raises `WireError`."""
+    _check_count(reply.values)
+    replies = [read_reply(value or b"") for value in reply.values]
+    if any(inner.packed for inner in replies):
+        raise WireError("a pack in a pack")
+    return replies
+
+
+def _check_count(messages: Sequence[bytes | None]) -> None:
+    if not 0 < len(messages) <= MAX_PACK:
+        raise WireError(f"{len(messages)} messages in a pack, which has 1 to {MAX_PACK}")
 
 
 def encode_entry(entry: KeyEntry) -> bytes:
@@ -223,8 +261,8 @@ def encode_entry(entry: KeyEntry) -> bytes:
 
 def read_entry(message: bytes) -> KeyEntry:
     """What `encode_entry` wrote. Raises `WireError`."""
-    numbers, (buffer, start) = ENTRY.decode(message)
-    revision, expires, key_size, names, values, kind, complete = numbers
+    fields, buffer, start = ENTRY.decode(message)
+    _, revision, expires, key_size, names, values, kind, complete, _ = fields
     if kind not in _KINDS:
         raise WireError(f"{kind} is no kind of change")
     if names != values:
@@ -235,11 +273,11 @@ def read_entry(message: bytes) -> KeyEntry:
         key, named = str(buffer[start:parts_at], "utf-8"), _texts(parts, names)
     except UnicodeDecodeError as error:
         raise WireError(f"not UTF-8: {error.reason}") from None
-    fields = None
+    known = None
     if complete:
         given = zip(named, parts[names:], strict=True)
-        fields = {name: value or b"" for name, value in given}
-    return KeyEntry(ChangeKind(kind), key, revision, expires, fields)
+        known = {name: value or b"" for name, value in given}
+    return KeyEntry(ChangeKind(kind), key, revision, expires, known)
 
 
 def _texts(parts: Sequence[bytes | None], count: int) -> tuple[str, ...]:

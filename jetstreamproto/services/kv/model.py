@@ -33,6 +33,8 @@ MAX_STEPS = 1000
 """Writes in one batch."""
 MAX_BATCH = 8 << 20
 """Bytes of the messages of a batch's writes."""
+MAX_PACK = 256
+"""Requests, or replies, that travel in one message."""
 MAX_PAGE = 1000
 """Keys of one page of a scan."""
 MAX_TTL = 100 * 366 * 86_400_000
@@ -53,7 +55,7 @@ _LAST_CHARACTER = "\U0010ffff"
 
 
 class Action(IntEnum):
-    """What a request asks for: GET to WATCH read, the others write."""
+    """What a request asks for: GET to WATCH read, SET to BATCH write, a PACK carries others."""
 
     GET = 1
     GET_ALL = 2
@@ -69,6 +71,7 @@ class Action(IntEnum):
     INCREMENT = 20
     CHECK = 21
     BATCH = 32
+    PACK = 33
 
 
 WRITES = frozenset(Action(number) for number in range(Action.SET, Action.CHECK + 1))
@@ -99,13 +102,17 @@ class ChangeKind(IntEnum):
 
 
 class Refusal(Exception):
-    """A request that cannot be done; `revision` is that of the key in a CONFLICT."""
+    """A request that cannot be done; `revision` is that of the key in a CONFLICT.
+
+    `position` says which write of a batch is why, if it is one of them.
+    """
 
     def __init__(self, status: Status, reason: str, revision: int = 0) -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
         self.revision = revision
+        self.position: int | None = None
 
 
 class Step(NamedTuple):
@@ -122,7 +129,8 @@ class Step(NamedTuple):
 class Head(NamedTuple):
     """What is known of a key without its fields. `expires` is in Unix milliseconds, 0 for never.
 
-    `size` is bytes of its fields and their names; `row` is the store's own.
+    `field_count` counts a value, if there is one (`has_value`); `size` is bytes of its fields and
+    their names; `row` is the store's own.
     """
 
     revision: int
@@ -130,6 +138,7 @@ class Head(NamedTuple):
     field_count: int
     size: int
     row: int = 0
+    has_value: int = 1
 
     def alive(self, now: int) -> bool:
         """Whether the key has not expired."""
@@ -167,10 +176,12 @@ def check_bucket(name: str) -> str:
 
 def check_name(name: str, what: str = "key", least: int = 1) -> str:
     """`name` if it can be a key's or (with `least` 0) a field's; raises `Refusal` otherwise."""
+    if least <= len(name) <= MAX_NAME and name.isascii() and name.isprintable():
+        return name
     if len(name) > MAX_NAME or _CONTROL.search(name):
         size = MAX_NAME + 1 if len(name) > MAX_NAME else 0
     else:
-        size = len(name) if name.isascii() else len(name.encode())
+        size = len(name.encode())
         if least <= size <= MAX_NAME:
             return name
     if size > MAX_NAME:
@@ -246,7 +257,7 @@ class Keys(Protocol):
         """One field of a key that is there."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Draft:
     """A key as a batch leaves it.
 
@@ -388,14 +399,23 @@ def draft_batch(
     then nothing of the batch is done. Steps have been checked (`check_step`).
     """
     drafts: dict[str, Draft] = {}
-    for step in steps:
-        draft = drafts.get(step.key)
-        if draft is None:
-            draft = drafts[step.key] = Draft.of(step.key, keys, now)
-        if step.revision not in (ANY_REVISION, draft.revision):
-            reason = f"the key {step.key!r} has revision {draft.revision}, not {step.revision}"
-            raise Refusal(Status.CONFLICT, reason, draft.revision)
-    results = tuple(drafts[step.key].apply(step, now) for step in steps)
+    results: list[int] = []
+    at = 0
+    try:
+        for position, step in enumerate(steps):
+            at = position
+            draft = drafts.get(step.key)
+            if draft is None:
+                draft = drafts[step.key] = Draft.of(step.key, keys, now)
+            if step.revision not in (ANY_REVISION, draft.revision):
+                reason = f"the key {step.key!r} has revision {draft.revision}, not {step.revision}"
+                raise Refusal(Status.CONFLICT, reason, draft.revision)
+        for step in steps:
+            at = len(results)
+            results.append(drafts[step.key].apply(step, now))
+    except Refusal as refusal:
+        refusal.position = at
+        raise
     # What came and went within the batch has changed nothing.
     changed = [d for d in drafts.values() if d.changed and (d.exists or d.before is not None)]
-    return changed, results
+    return changed, tuple(results)

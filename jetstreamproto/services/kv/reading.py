@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from jetstreamproto.services.kv.messages import Request, encode_entry, encode_reply
 from jetstreamproto.services.kv.model import (
@@ -10,6 +10,7 @@ from jetstreamproto.services.kv.model import (
     MAX_PAGE,
     Action,
     ChangeKind,
+    Head,
     KeyEntry,
     Refusal,
     Status,
@@ -34,22 +35,21 @@ class Reading:
 
     def get(self, request: Request) -> bytes:
         """Some fields of a key."""
-        return self._fields(request, lambda value: value)
+        head, values = self._fields(request)
+        return _reply(request.id, head, values)
 
     def exists(self, request: Request) -> bytes:
         """Which of some fields there are: those are empty in the reply."""
-        return self._fields(request, lambda value: None if value is None else b"")
+        head, values = self._fields(request)
+        return _reply(request.id, head, [None if value is None else b"" for value in values])
 
-    def _fields(self, request: Request, shown: Callable[[bytes | None], bytes | None]) -> bytes:
+    def _fields(self, request: Request) -> tuple[Head | None, list[bytes | None]]:
         self._check_key(request)
         names = request.names
         if len(names) > MAX_FIELDS:
             raise Refusal(Status.LIMIT, f"at most {MAX_FIELDS} fields at a time")
-        head = self._store.head(request.bucket, request.key)
-        if head is None:
-            return encode_reply(request.id, [None] * len(names))
-        values = [shown(value) for value in self._store.fields(head, names)]
-        return encode_reply(request.id, values, revision=head.revision, expires=head.expires)
+        found = self._store.fields(request.bucket, request.key, names)
+        return (None, [None] * len(names)) if found is None else found
 
     def get_all(self, request: Request) -> bytes:
         """All fields of a key."""
@@ -110,6 +110,12 @@ class Reading:
         bucket, key = check_bucket(request.bucket), check_name(request.key)
         if not self._readable.allow_key(bucket, key):
             raise Refusal(Status.NOT_ALLOWED, f"you may not read {key!r}")
+
+
+def _reply(id: int, head: Head | None, values: Sequence[bytes | None]) -> bytes:
+    if head is None:
+        return encode_reply(id, values)
+    return encode_reply(id, values, revision=head.revision, expires=head.expires)
 
 
 def _cursor(request: Request) -> str:

@@ -7,11 +7,11 @@ before it on its channel. A channel that begins with a watch is for that alone.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IDelayedCall, IPushProducer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -28,6 +28,8 @@ from jetstreamproto.services.kv.messages import (
     VERSION,
     Request,
     encode_reply,
+    pack_replies,
+    packed_requests,
     read_request,
     read_step,
 )
@@ -45,6 +47,7 @@ from jetstreamproto.services.kv.model import (
     check_bucket,
     check_step,
 )
+from jetstreamproto.services.kv.packing import Packing
 from jetstreamproto.services.kv.patterns import KeyPatterns
 from jetstreamproto.services.kv.reading import KEY_READS, READS, Reading
 from jetstreamproto.services.kv.store import Outcome, Position, Store
@@ -57,6 +60,7 @@ _log = Logger(namespace="jetstream.kv")
 
 _EVERYTHING = ("*",)
 _MOST_PENDING = 1024  # requests of a channel that are not answered yet
+_READS_A_TURN = 32
 
 _Key = tuple[str, str]  # bucket, key
 
@@ -70,13 +74,16 @@ class KeyValueChannel(ChannelProtocol):
     ) -> None:
         self._open_store = open_store
         self._permissions = permissions
-        self._writing: Counter[_Key] = Counter()  # keys that writes are under way to
+        self._writing: dict[_Key, int] = {}  # how many writes are under way to a key
         self._pending = 0  # writes that are under way
-        self._waiting: deque[Request] = deque()  # for those
+        self._waiting: deque[Request] = deque()  # to be done
         self._full = False  # the client reads its answers too slowly
         self._holding = False  # no requests are taken
+        self._packing: Packing | None = None  # for a client that packs too
         self._fresh = True
         self._ended = False
+        self._going = False
+        self._turn: IDelayedCall | None = None  # the next in which requests are done
         self._watch: Watch | None = None
 
     # --- ChannelProtocol ---------------------------------------------------------------
@@ -99,14 +106,17 @@ class KeyValueChannel(ChannelProtocol):
             request = read_request(message)
             if self._watch is not None:
                 raise WireError("a request on the channel of a watch")
+            packed = request.action == Action.PACK and request.version == VERSION
+            requests = packed_requests(request) if packed else (request,)
         except WireError as error:
             self._bad(error)
             return
-        if self._waiting or self._must_wait(request):
-            self._waiting.append(request)
-        else:
-            self._do(request)
-        self._regulate()
+        if packed:
+            self._fresh = False
+            if self._packing is None:
+                self._packing = Packing(self.channel, pack_replies)
+        self._waiting.extend(requests)
+        self._go_on()
 
     def end_received(self) -> None:
         self._ended = True
@@ -118,6 +128,9 @@ class KeyValueChannel(ChannelProtocol):
 
     def channel_closed(self, reason: JetStreamError | None) -> None:
         self._waiting.clear()
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
         if self._watch is not None:
             self._watches.remove(self._watch)
 
@@ -142,9 +155,11 @@ class KeyValueChannel(ChannelProtocol):
     # --- requests ------------------------------------------------------------------------
 
     def _must_wait(self, request: Request) -> bool:
-        """Whether writes under way have to be seen by `request`."""
-        if not self._pending or request.action not in READS:
-            return False
+        """Whether there is too much under way, or writes that have to be seen by `request`."""
+        if not self._pending or self._full:
+            return self._full
+        if request.action not in READS:
+            return self._pending >= _MOST_PENDING
         one = request.action in KEY_READS
         return not one or (request.bucket, request.key) in self._writing
 
@@ -172,12 +187,15 @@ class KeyValueChannel(ChannelProtocol):
         self.channel.reset(ResetCode.BAD_MESSAGE, str(error))
 
     def _refuse(self, id: int, refusal: Refusal) -> None:
-        reason = refusal.reason.encode("utf-8", "replace")
-        self._send(id, encode_reply(id, [reason], status=refusal.status, revision=refusal.revision))
+        why = [refusal.reason.encode("utf-8", "replace")]
+        if refusal.position is not None:
+            why.append(b"%d" % refusal.position)
+        self._send(id, encode_reply(id, why, status=refusal.status, revision=refusal.revision))
 
     def _send(self, id: int, message: bytes) -> None:
+        send = self.channel.send if self._packing is None else self._packing.put
         try:
-            self.channel.send(message)
+            send(message)
         except MessageTooLarge:
             self._refuse(id, Refusal(Status.LIMIT, "the answer is larger than you accept"))
         except QueueFull as error:
@@ -196,14 +214,45 @@ class KeyValueChannel(ChannelProtocol):
                 self.channel.resumeProducing()
 
     def _go_on(self) -> None:
-        """Do what has waited, if it need not any more."""
-        while self._waiting and not self._full and not self._must_wait(self._waiting[0]):
-            self._do(self._waiting.popleft())
+        """Do what waits, as far as it need not any more."""
+        if self._going:  # a write was refused at once
+            return
+        self._going = True
+        try:
+            if self._turn is not None:
+                pass
+            elif len(self._waiting) > 1:
+                with self._store.snapshot():
+                    self._do_waiting()
+            else:
+                self._do_waiting()
+        finally:
+            self._going = False
         self._regulate()
         self._end_if_done()
 
+    def _do_waiting(self) -> None:
+        """Answers to some reads leave before others are done: for other clients, and for this one.
+
+        It works on them meanwhile. Writes are all for the same commit.
+        """
+        waiting, reads = self._waiting, 0
+        while waiting and not self._must_wait(waiting[0]):
+            if reads == _READS_A_TURN:
+                self._turn = self.channel.session.clock.callLater(0, self._next_turn)
+                return
+            request = waiting.popleft()
+            reads += request.action in READS
+            self._do(request)
+
+    def _next_turn(self) -> None:
+        self._turn = None
+        self._go_on()
+
     def _end_if_done(self) -> None:
         if self._ended and not self._pending and not self._waiting:
+            if self._packing is not None:
+                self._packing.flush()
             self.channel.end()
 
     # --- writing -------------------------------------------------------------------------
@@ -211,34 +260,48 @@ class KeyValueChannel(ChannelProtocol):
     def _write(self, request: Request) -> None:
         bucket = check_bucket(request.bucket)
         steps = _read_batch(request) if request.action == Action.BATCH else (read_step(request),)
-        for step in steps:
-            check_step(step)
-            if not self._writable.allow_key(bucket, step.key):
-                raise Refusal(Status.NOT_ALLOWED, f"you may not write to {step.key!r}")
-        keys = [(bucket, step.key) for step in steps]
-        self._writing.update(keys)
+        self._check_steps(bucket, steps)
+        writing, keys = self._writing, [(bucket, step.key) for step in steps]
+        for key in keys:
+            writing[key] = writing.get(key, 0) + 1
         self._pending += 1
         done = self._store.submit(bucket, steps)
-        done.addCallback(self._written, request.id)
-        done.addErrback(self._not_written, request.id)
-        done.addBoth(self._write_done, keys)
+        asked = (request.id, keys)
+        done.addCallbacks(self._written, self._not_written, asked, errbackArgs=asked)
 
-    def _written(self, outcome: Outcome, id: int) -> None:
+    def _check_steps(self, bucket: str, steps: Sequence[Step]) -> None:
+        at = 0
+        try:
+            for position, step in enumerate(steps):
+                at = position
+                check_step(step)
+                if not self._writable.allow_key(bucket, step.key):
+                    raise Refusal(Status.NOT_ALLOWED, f"you may not write to {step.key!r}")
+        except Refusal as refusal:
+            refusal.position = at
+            raise
+
+    def _written(self, outcome: Outcome, id: int, keys: Sequence[_Key]) -> None:
         results = [b"%d" % result for result in outcome.results]
         self._send(id, encode_reply(id, results, revision=outcome.revision))
+        self._write_done(keys)
 
-    def _not_written(self, failure: Failure, id: int) -> None:
+    def _not_written(self, failure: Failure, id: int, keys: Sequence[_Key]) -> None:
         failure.trap(Refusal)
         assert isinstance(failure.value, Refusal)
         self._refuse(id, failure.value)
+        self._write_done(keys)
 
-    def _write_done(self, _: None, keys: Sequence[_Key]) -> None:
+    def _write_done(self, keys: Sequence[_Key]) -> None:
         self._pending -= 1
+        writing = self._writing
         for key in keys:
-            self._writing[key] -= 1
-            if not self._writing[key]:
-                del self._writing[key]
+            count = writing.pop(key)
+            if count > 1:
+                writing[key] = count - 1
         self._go_on()
+        if not self._pending:  # nothing else is about to be answered
+            self.channel.session.outbox.pump()
 
     # --- watching ------------------------------------------------------------------------
 

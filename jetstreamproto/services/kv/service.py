@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThreadPool
-from twisted.python.threadpool import ThreadPool
 
 from jetstreamproto.services.kv.announcing import Publish, announce
 from jetstreamproto.services.kv.model import KV
@@ -18,6 +16,7 @@ from jetstreamproto.services.kv.requests import KeyValueChannel
 from jetstreamproto.services.kv.sqlite import InThread, SqliteStore
 from jetstreamproto.services.kv.store import Store
 from jetstreamproto.services.kv.watching import Watches
+from jetstreamproto.services.kv.worker import Worker
 from jetstreamproto.services.offer import Offer, Permissions
 from jetstreamproto.session.protocol import ChannelProtocol
 from jetstreamproto.session.session import Session
@@ -60,13 +59,13 @@ class KeyValueOffer(Offer):
     ) -> None:
         super().__init__({KV: self._make})
         self._now = now
-        self._in_thread = in_thread or self._in_own_thread
+        self._in_thread = in_thread
         self._path = data_dir / FILE
         self._permissions = permissions
         self._limit = limit
         self._committed = partial(announce, publish) if publish is not None else None
         self._reactor: Any = None
-        self._threads: ThreadPool | None = None
+        self._worker: Worker | None = None
         self._open: tuple[SqliteStore, Watches] | None = None
 
     def start(self, reactor: Any) -> None:
@@ -78,12 +77,15 @@ class KeyValueOffer(Offer):
         if self._open is None:
             return None
         closed = self._open[0].close()
-        closed.addCallback(lambda _: self._stop_thread())
+        if self._worker is not None:
+            closed.addCallback(lambda _, worker: worker.stop(), self._worker)
         return closed
 
     def open_store(self) -> tuple[Store, Watches]:
         """The store and its watches. Raises `ConfigurationError` when it cannot be opened."""
         if self._open is None:
+            if self._in_thread is None:  # the reactor's pool may be busy with names that are slow
+                self._in_thread = self._worker = Worker(self._reactor.callFromThread)
             store = SqliteStore(
                 self._path,
                 self._reactor,
@@ -97,13 +99,3 @@ class KeyValueOffer(Offer):
 
     def _make(self) -> ChannelProtocol:
         return KeyValueChannel(self.open_store, self._permissions)
-
-    def _in_own_thread(self, work: Callable[[], None]) -> Deferred[None]:
-        if self._threads is None:  # not the reactor's: slow name lookups are no concern of ours
-            self._threads = ThreadPool(1, 1, "kv")
-            self._threads.start()
-        return deferToThreadPool(self._reactor, self._threads, work)
-
-    def _stop_thread(self) -> None:
-        if self._threads is not None:
-            self._threads.stop()

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, ParamSpec, TypeVar
 
@@ -23,7 +24,7 @@ from jetstreamproto.services.kv.announcing import Touched
 from jetstreamproto.services.kv.model import Head, Refusal, Status, Step
 from jetstreamproto.services.kv.store import Changes, Outcome, Position
 from jetstreamproto.services.kv.tables import LAYOUT, Tables
-from jetstreamproto.services.kv.transaction import Transaction, begin, roll_back
+from jetstreamproto.services.kv.transaction import Transaction, begin, roll_back, set_patience
 
 _log = Logger(namespace="jetstream.kv")
 
@@ -77,6 +78,9 @@ class SqliteStore:
         self._in_thread = in_thread
         self._path = path
         self._writer = _open(path, limit)
+        with suppress(sqlite3.Error):  # as a full store has no room for it
+            self._writer.lengthen_log()
+        set_patience(self._writer.connection, 0)  # the reactor waits for no other process
         self._reader = _open(path, limit)
         self.revision, self.floor = self._reader.counters()
         self._version = self._reader.version()
@@ -106,12 +110,27 @@ class SqliteStore:
 
     # --- reading -----------------------------------------------------------------------
 
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        connection = self._reader.connection
+        connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            roll_back(connection)
+
     def head(self, bucket: str, key: str) -> Head | None:
         head = _tried(self._reader.head, bucket, key)
         return head if head is not None and head.alive(self._now()) else None
 
-    def fields(self, head: Head, names: Sequence[str]) -> list[bytes | None]:
-        return [_tried(self._reader.field, head, name) for name in names]
+    def fields(
+        self, bucket: str, key: str, names: Sequence[str]
+    ) -> tuple[Head, list[bytes | None]] | None:
+        try:
+            found = self._reader.fields(bucket, key, names)
+        except sqlite3.Error as error:
+            raise _refusal(error) from error
+        return found if found is not None and found[0].alive(self._now()) else None
 
     def all_fields(self, head: Head) -> dict[str, bytes]:
         return _tried(self._reader.all_fields, head)
@@ -136,7 +155,9 @@ class SqliteStore:
     # --- writing -----------------------------------------------------------------------
 
     def submit(self, bucket: str, steps: Sequence[Step]) -> Deferred[Outcome]:
-        cost = sum(_STEP_COST + sum(map(len, step.values)) for step in steps)
+        cost = _STEP_COST * len(steps)
+        for step in steps:
+            cost += sum(map(len, step.values))
         return self._add(lambda transaction: transaction.batch(bucket, steps), len(steps), cost)
 
     def _add(
@@ -165,7 +186,6 @@ class SqliteStore:
                 self._alone = len(group)
                 self._queue.extendleft(reversed(group))
                 continue
-            self.refresh()
             for job, outcome in zip(group, outcomes, strict=True):
                 self._waiting -= job.cost
                 if isinstance(outcome, Refusal):
@@ -197,18 +217,19 @@ class SqliteStore:
             if transaction.changed:
                 transaction.save_counters()
                 await self._in_thread(connection.commit)
-                self._tell(transaction.touched)
             else:
                 connection.rollback()
-            return outcomes
         except Exception as error:  # of SQLite, unless there is a bug: nothing may be half done
             roll_back(connection)
             if len(group) > 1:
                 return None
             return [_refusal(error)]
+        self._advance(*transaction.counters)
+        self._tell(transaction.touched)
+        return outcomes
 
     def _tell(self, touched: Sequence[Touched]) -> None:
-        if self._committed is not None:
+        if self._committed is not None and touched:
             try:
                 self._committed(touched)
             except Exception:  # what is on disk is to be acknowledged, whoever fails to hear of it
@@ -216,22 +237,30 @@ class SqliteStore:
 
     async def _begin(self, connection: sqlite3.Connection) -> None:
         try:
-            begin(connection, 0)
+            begin(connection)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
                 raise
-            await self._in_thread(lambda: begin(connection, _PATIENCE))
+            set_patience(connection, _PATIENCE)
+            try:
+                await self._in_thread(lambda: begin(connection))
+            finally:
+                set_patience(connection, 0)
 
     # --- from time to time -------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Tell the subscribers of what has been committed, by whatever process."""
         try:
             self._version = self._reader.version()
-            revision, self.floor = self._reader.counters()
+            revision, floor = self._reader.counters()
         except sqlite3.Error as error:
             _log.error("{path}: {error}", path=str(self._path), error=str(error))
             return
+        self._advance(revision, floor)
+
+    def _advance(self, revision: int, floor: int) -> None:
+        """Tell the subscribers of what has been committed, by whatever process."""
+        self.floor = floor
         if revision != self.revision:
             self.revision = revision
             for changed in tuple(self._subscribers):
@@ -293,7 +322,7 @@ def _open(path: Path, limit: int) -> Tables:
         ):
             connection.execute(f"PRAGMA {pragma}")
         tables = Tables(connection)
-        connection.execute("BEGIN IMMEDIATE")
+        begin(connection)
         layout = tables.layout()
         if layout == 0:
             tables.create()

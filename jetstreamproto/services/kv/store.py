@@ -6,6 +6,7 @@ Bucket names, keys and steps that are given have been checked. Times are Unix mi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred
@@ -52,11 +53,19 @@ class Store(Protocol):
     floor: int
     """Deletions up to this revision are not known any more."""
 
+    def snapshot(self) -> AbstractContextManager[None]:
+        """While it lasts, which is within a turn of the reactor, reads are cheaper.
+
+        They see the store as it was with the first of them.
+        """
+
     def head(self, bucket: str, key: str) -> Head | None:
         """What there is of a key, None if there is none or it has expired."""
 
-    def fields(self, head: Head, names: Sequence[str]) -> list[bytes | None]:
-        """Some fields of a key that `head` was read of just now."""
+    def fields(
+        self, bucket: str, key: str, names: Sequence[str]
+    ) -> tuple[Head, list[bytes | None]] | None:
+        """The same, with some of its fields."""
 
     def all_fields(self, head: Head) -> dict[str, bytes]:
         """All fields of such a key."""

@@ -43,6 +43,11 @@ class Transaction:
         """What has been changed."""
 
     @property
+    def counters(self) -> tuple[int, int]:
+        """The store's revision and floor, as this transaction leaves them."""
+        return self._revision, self._floor
+
+    @property
     def changed(self) -> bool:
         """Whether there is anything to commit."""
         return self._before != (self._revision, self._floor)
@@ -81,10 +86,14 @@ class Transaction:
         return Outcome((max(0, excess),), 0)
 
 
-def begin(connection: sqlite3.Connection, patience: float) -> None:
-    """Begin to write, waiting so many seconds for another process's commit."""
-    connection.execute(f"PRAGMA busy_timeout = {round(1000 * patience)}")
+def begin(connection: sqlite3.Connection) -> None:
+    """Begin to write."""
     connection.execute("BEGIN IMMEDIATE")
+
+
+def set_patience(connection: sqlite3.Connection, seconds: float) -> None:
+    """How long to wait for another process's commit."""
+    connection.execute(f"PRAGMA busy_timeout = {round(1000 * seconds)}")
 
 
 def roll_back(connection: sqlite3.Connection) -> None:

@@ -32,6 +32,7 @@ class UsageTests(unittest.TestCase):
             ("incr", "e/k", "much"),
             ("keys", "e/", "--limit", "0"),
             ("watch", "e/", "-C", "0"),
+            ("batch", "e/k"),
         ):
             status, output = self.run_kv("h:1", *arguments)
             self.assertEqual(status, 2, arguments)

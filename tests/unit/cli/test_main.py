@@ -14,6 +14,9 @@ from jetstreamproto.cli.main import jetstream, main
 from jetstreamproto.security.identity import parse_fingerprint
 
 
+CONTEXT = click.Context(jetstream)
+
+
 def run(*arguments: str) -> tuple[int, str, str]:
     """The exit status, stdout and stderr of a command that needs no reactor."""
     out, err = io.StringIO(), io.StringIO()
@@ -93,14 +96,16 @@ class UsageTests(unittest.TestCase):
         self.assertIn("port", json.loads(out)["error"]["message"])
 
     def test_help_of_every_command(self) -> None:
-        for command in ("", *jetstream.commands):
+        for command in ("", *jetstream.list_commands(CONTEXT)):
             with self.subTest(command):
                 status, out, err = run(*command.split(), "--help")
                 self.assertEqual((status, err), (0, ""))
                 self.assertIn("Usage: jetstream", out)
 
     def test_every_option_has_help(self) -> None:
-        for name, command in jetstream.commands.items():
+        for name in jetstream.list_commands(CONTEXT):
+            command = jetstream.get_command(CONTEXT, name)
+            assert command is not None
             for parameter in command.params:
                 if isinstance(parameter, click.Option):
                     self.assertTrue(parameter.help, f"{name} {parameter.opts}")

@@ -52,6 +52,11 @@ class StoreCase(KeyValueCase):
         found = store.fields("b", key, [VALUE])
         return None if found is None else found[1][0]
 
+    def cache(self) -> int:
+        """What the writing connection may keep in memory."""
+        connection = self.store._writer.connection
+        return int(connection.execute("PRAGMA cache_size").fetchone()[0])
+
     def changes(self, since: int = 0, prefix: str = "") -> list[tuple[str, ChangeKind, int]]:
         """All changes after a revision."""
         found, position = [], Position(since + 1)
@@ -85,6 +90,24 @@ class WritingTests(StoreCase):
         self.assertEqual(self.successResultOf(done).revision, 1)
         self.assertEqual(self.value("k"), b"v")
 
+    def test_the_log_is_as_long_from_the_start_as_it_becomes(self) -> None:
+        log = self.folder / "kv-wal"
+        size = log.stat().st_size
+        self.assertGreater(size, 4_000_000)
+        self.assertLess((self.folder / "kv").stat().st_size, 1 << 20)
+        for number in range(30):
+            self.submit(put(f"k{number}", b""))
+        self.assertEqual(log.stat().st_size, size)
+        self.assertEqual(self.cache(), -16384)
+
+    def test_reads_of_a_snapshot_are_of_one_moment(self) -> None:
+        self.submit(put("k", b"1"))
+        with self.store.snapshot():
+            self.assertEqual(self.value("k"), b"1")
+            self.submit(put("k", b"2"))
+            self.assertEqual(self.value("k"), b"1")
+        self.assertEqual(self.value("k"), b"2")
+
     def test_those_who_wait_share_a_commit(self) -> None:
         self.disk.slow = True
         first = self.store.submit("b", [put("first")])
@@ -111,6 +134,15 @@ class WritingTests(StoreCase):
     def test_nothing_to_do_needs_no_disk(self) -> None:
         self.assertEqual(self.submit(Step(Action.DELETE, "k")), Outcome((0,), 0))
         self.assertEqual((self.disk.commits, self.store.revision), (0, 0))
+
+    def test_fields_are_gone_when_a_key_is_set_anew(self) -> None:
+        for fields in (("", "a"), ("a",)):
+            self.submit(Step(Action.MERGE, "k", fields, (b"x",) * len(fields)))
+            self.submit(put("k", b"1"))
+            head = self.store.head("b", "k")
+            assert head is not None
+            self.assertEqual(self.store.all_fields(head), {"": b"1"})
+            self.submit(Step(Action.DELETE, "k"))
 
     def test_fields_of_a_key_that_came_back_are_not_those_of_the_old_one(self) -> None:
         self.submit(Step(Action.SET, "k", ("a",), (b"old",)))
@@ -139,6 +171,13 @@ class FailureTests(StoreCase):
         self.assertEqual(len(self.flushLoggedErrors(sqlite3.OperationalError)), 1)
         self.assertIsNone(self.value("k"))
         self.assertEqual(self.submit(put("k")).revision, 1)
+
+    def test_a_store_without_room_for_its_log(self) -> None:
+        self.close(self.store)
+        self.store = self.open(limit=1 << 19)
+        self.assertEqual(self.cache(), -16384)
+        self.submit(put("k", b"1"))
+        self.assertEqual(self.value("k"), b"1")
 
     def test_a_full_store_says_so_and_takes_deletions(self) -> None:
         self.close(self.store)
