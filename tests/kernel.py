@@ -106,6 +106,11 @@ class SimulatedSocket:
             return b""
         raise BlockingIOError(errno.EWOULDBLOCK, "would block")
 
+    def recv_into(self, memory: memoryview) -> int:
+        data = self.recv(len(memory))
+        memory[: len(data)] = data
+        return len(data)
+
     def setsockopt(self, level: int, name: int, value: object) -> None:
         if (level, name) == (socket.SOL_SOCKET, socket.SO_LINGER):
             self._linger = value != struct.pack("ii", 1, 0)

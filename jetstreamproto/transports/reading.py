@@ -80,9 +80,7 @@ class ReadBuffer:
 
     def all(self, unread: Unread) -> bytes | memoryview:
         """What was unread and has come since, in one, without copying if it is here."""
-        if self._owner is unread and self._end - self._start == unread.size:
-            return self._memory[self._start : self._end]
-        return unread.all()
+        return self._memory[self._start : self._end] if self._owner is unread else unread.all()
 
     def done(self, unread: Unread) -> None:
         """What can be used of that was used."""

@@ -10,4 +10,4 @@ def keep_freed_memory() -> None:
     next messages is then a fault. Once a block that was mapped has been freed, it keeps up to twice
     the size of that block (M_TRIM_THRESHOLD in mallopt(3)). The block's pages are never touched.
     """
-    bytearray(_BLOCK)
+    bytes(_BLOCK)

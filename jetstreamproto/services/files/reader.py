@@ -22,9 +22,11 @@ from jetstreamproto.services.files.model import (
     PIECES,
     FileCode,
 )
+from jetstreamproto.services.files.waiting import flags_not_to_wait
 
 _BATCH = 1 << 21
 _LONGEST = 1 << 26  # bytes of what the peer has that are passed over in one go
+_SHORT = 1 << 20  # bytes of a chunk that is read and hashed within a turn of the reactor
 
 
 @dataclass
@@ -42,7 +44,11 @@ class Batch:
 
 
 class Reader:
-    """Reads `file`; without one, the stream behind `descriptor`. Calls of `read` block."""
+    """Reads `file`; without one, the stream behind `descriptor`. `read` blocks, and has its thread.
+
+    `read_now` does not, and needs none: of what the kernel has in memory, reading and hashing a
+    chunk takes less time than a thread takes to begin with it.
+    """
 
     def __init__(self, file: OpenFile | None, descriptor: int | None = None) -> None:
         if file is not None:
@@ -56,6 +62,7 @@ class Reader:
         self._digests = b""
         self._other = False  # whether the peer has chunks of another version
         self._buffer = memoryview(b"")
+        self._now: int | None = None  # flags to read with and not to wait, if there are any
 
     def start(self, chunk_size: int, digests: bytes) -> None:
         """The peer wants chunks of that size, less those that have one of its `digests`."""
@@ -64,23 +71,28 @@ class Reader:
         size = chunk_size if self.file is None else min(chunk_size, self.file.size)
         self._buffer = memoryview(bytearray(size))  # so small that it stays in the core's cache
         keep_freed_memory()
+        if self.file is not None and chunk_size <= _SHORT:
+            self._now = flags_not_to_wait(self._descriptor)
+
+    def read_now(self) -> Batch | None:
+        """A chunk of the file, if it can be had without waiting. Raises as `read` does."""
+        position = self._position
+        if self._now is None or position // self._chunk_size * DIGEST_SIZE < len(self._digests):
+            return None  # or it would have to be compared, which may take several passes
+        batch = Batch()
+        with explained():
+            try:
+                self._read_chunk(batch, self._now)
+            except BlockingIOError:
+                return None
+        return batch
 
     def read(self) -> Batch:
         """The next part of the file. Raises `FileError`, CHANGED if it is not what it was."""
         batch = Batch()
-        buffer = self._buffer
         with explained():
             while batch.size < _BATCH and batch.skipped < _LONGEST and batch.finish is None:
-                wanted = len(buffer)
-                if self.file is not None:
-                    wanted = min(wanted, self.file.size - self._position)
-                data = buffer[: self._fill(buffer[:wanted])]
-                self._hasher.update(data)
-                if data:
-                    self._add(data, batch)
-                if len(data) < len(buffer) or not data:
-                    self._check_file()
-                    batch.finish = Finish(self._position, self._hasher.digest(), self._other)
+                self._read_chunk(batch)
         return batch
 
     def close(self) -> None:
@@ -88,13 +100,35 @@ class Reader:
         if self.file is not None:
             os.close(self._descriptor)
 
-    def _fill(self, buffer: memoryview) -> int:
-        """Read until the buffer is full or the end has come; how much there is now in it."""
+    def _read_chunk(self, batch: Batch, flags: int = 0) -> None:
+        buffer = self._buffer
+        wanted = len(buffer)
+        if self.file is not None:
+            wanted = min(wanted, self.file.size - self._position)
+        data = buffer[: self._fill(buffer[:wanted], flags)]
+        self._hasher.update(data)
+        if data:
+            self._add(data, batch)
+        if len(data) < len(buffer) or not data:
+            self._check_file()
+            batch.finish = Finish(self._position, self._hasher.digest(), self._other)
+
+    def _fill(self, buffer: memoryview, flags: int) -> int:
+        """Read until the buffer is full or the end has come; how much there is now in it.
+
+        Raises `BlockingIOError` if the flags say not to wait, and all cannot be had at once.
+        """
         have = 0
         while have < len(buffer):
+            rest = [buffer[have:]]
             try:
-                count = os.readv(self._descriptor, [buffer[have:]])
+                if self.file is None:
+                    count = os.readv(self._descriptor, rest)
+                else:
+                    count = os.preadv(self._descriptor, rest, self._position + have, flags)
             except BlockingIOError:
+                if flags:
+                    raise
                 wait_for(self._descriptor, select.POLLIN)
                 continue
             if not count:

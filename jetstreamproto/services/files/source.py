@@ -72,6 +72,7 @@ class Source:
         self._ready_size = 0
         self._messages = 0
         self._started = self._reading = self._ended = self._closed = False
+        self._waits = False  # for the disk, so that it pays to read ahead
         self._last: Finish | None = None  # read, but not said yet
         self._pause: IDelayedCall | None = None
 
@@ -125,22 +126,38 @@ class Source:
     def _send_ready(self) -> None:
         channel = self._talk.channel
         try:
-            while self._ready and channel.queued < _QUEUE and not self._held_back():
-                message, size = self._ready.popleft()
-                self._ready_size -= size
-                self._messages += 1
-                channel.send(message)
-                self._tell(size, 0)
-        except (MessageTooLarge, ChannelClosed) as error:
+            self._send()
+            while self._last is None and not self._reading:
+                if self._ready or channel.queued >= _QUEUE:
+                    if self._waits:
+                        self._read_more()
+                    break
+                batch = self._reader.read_now()
+                self._waits = batch is None
+                if batch is None:
+                    self._read_more()
+                    break
+                self._take(batch)
+                self._send()
+        except (FileError, MessageTooLarge, ChannelClosed) as error:
             self._talk.fail(error)
             return
-        if self._last is None:
-            self._read_more()
-        elif not self._ready and not self._ended:
+        if self._last is not None and not self._ready and not self._ended:
             self._ended = True
             self.finish = self._last
             channel.unregisterProducer()
             self._talk.say(Kind.FINISH, FINISH.encode(self._last), self._messages)
+
+    def _send(self) -> None:
+        channel, ready, sent = self._talk.channel, self._ready, 0
+        while ready and channel.queued < _QUEUE and not self._held_back():
+            message, size = ready.popleft()
+            channel.send(message)
+            self._messages += 1
+            sent += size
+        if sent:
+            self._ready_size -= sent
+            self._tell(sent, 0)
 
     def _held_back(self) -> bool:
         """Whether the limit says to wait; what is first is paid for otherwise."""
@@ -173,12 +190,15 @@ class Source:
             self._talk.fail(error)
         elif batch is not None:
             self._talk.heard()
-            self._ready.extend(batch.messages)
-            self._ready_size += batch.size
-            self._last = batch.finish
-            if batch.skipped:
-                self._tell(0, batch.skipped)
+            self._take(batch)
             self._send_ready()
+
+    def _take(self, batch: Batch) -> None:
+        self._ready.extend(batch.messages)
+        self._ready_size += batch.size
+        self._last = batch.finish
+        if batch.skipped:
+            self._tell(0, batch.skipped)
 
     def _tell(self, sent: int, skipped: int) -> None:
         self.sent += sent

@@ -13,7 +13,6 @@ import click
 from jetstreamproto.cli.main import jetstream, main
 from jetstreamproto.security.identity import parse_fingerprint
 
-
 CONTEXT = click.Context(jetstream)
 
 

@@ -1,0 +1,112 @@
+"""Connections that share the buffer they read into."""
+
+from __future__ import annotations
+
+import random
+import socket
+import unittest
+from typing import Any
+
+from twisted.internet import main, tcp
+
+from jetstreamproto.transports.reading import READ_SIZE, ReadBuffer, Unread, read_into
+
+RECORD = 1 << 18
+
+
+class Connection:
+    """Reads records of `RECORD` bytes at most, each behind its length, as `TcpLink` does."""
+
+    def __init__(self, buffer: ReadBuffer, generator: random.Random) -> None:
+        self.unread = Unread()
+        self.records: list[bytes] = []
+        self.sent = [
+            generator.randbytes(generator.choice((0, 1, 100, 60_000, RECORD))) for _ in range(9)
+        ]
+        self._buffer = buffer
+        self._coming = b"".join(len(r).to_bytes(4, "big") + r for r in self.sent)
+        self._at = 0
+
+    def read(self, size: int) -> None:
+        room = self._buffer.room(self.unread)
+        assert len(room) == READ_SIZE
+        coming = self._coming[self._at : self._at + size]
+        self._at += len(coming)
+        room[: len(coming)] = coming
+        data: bytes | memoryview = self._buffer.filled(len(coming))
+        if self.unread.size:
+            self.unread.add(data)
+            data = self._buffer.all(self.unread)
+            self.unread.clear()
+        while len(data) >= 4:
+            end = 4 + int.from_bytes(data[:4], "big")
+            if end > len(data):
+                break
+            self.records.append(bytes(data[4:end]))
+            data = data[end:]
+        if data:
+            self.unread.add(data)
+        self._buffer.done(self.unread)
+
+
+class ReadBufferTests(unittest.TestCase):
+    def test_connections_in_turns(self) -> None:
+        for seed in range(20):
+            generator = random.Random(seed)
+            buffer = ReadBuffer()
+            connections = [Connection(buffer, generator) for _ in range(3)]
+            for _ in range(200):
+                connection = generator.choice(connections)
+                for _ in range(generator.choice((1, 1, 5))):
+                    connection.read(generator.choice((1, 3, 5000, READ_SIZE)))
+            for connection in connections:
+                for _ in connection.sent:
+                    connection.read(READ_SIZE)
+                    connection.read(READ_SIZE)
+                self.assertEqual(connection.records, connection.sent, f"seed {seed}")
+
+    def test_what_is_gone_is_not_kept(self) -> None:
+        buffer, gone, other = ReadBuffer(), Unread(), Unread()
+        buffer.room(gone)
+        gone.add(buffer.filled(10))
+        buffer.done(gone)
+        gone.clear()
+        buffer.forget(gone)
+        self.assertEqual(len(buffer.room(other)), READ_SIZE)
+        self.assertEqual(gone.size, 0)
+
+
+class TransportTests(unittest.TestCase):
+    def transport(self, kind: type[tcp.Connection]) -> Any:
+        ours, theirs = socket.socketpair()
+        self.addCleanup(theirs.close)
+        self.addCleanup(ours.close)
+        found: list[bytes] = []
+
+        class Reading:
+            def dataReceived(self, data: bytes) -> None:
+                found.append(bytes(data))
+
+        transport = kind(ours, Reading(), None)  # type: ignore[arg-type]
+        read_into(ReadBuffer(), transport, Unread())
+        return transport, theirs, found
+
+    def test_what_a_socket_says(self) -> None:
+        transport, theirs, found = self.transport(tcp.Connection)
+        self.assertIsNone(transport.doRead())  # nothing has come
+        theirs.sendall(b"abc")
+        self.assertIsNone(transport.doRead())
+        self.assertEqual(found, [b"abc"])
+        theirs.close()
+        self.assertIs(transport.doRead(), main.CONNECTION_DONE)
+        transport.socket.close()
+        self.assertIs(transport.doRead(), main.CONNECTION_LOST)
+
+    def test_a_transport_that_reads_in_its_own_way_is_left_alone(self) -> None:
+        class Own(tcp.Connection):
+            def doRead(self) -> None:
+                return None
+
+        transport, _, _ = self.transport(Own)
+        self.assertNotIn("doRead", vars(transport))
+        self.assertIsNone(read_into(ReadBuffer(), object(), Unread()))
