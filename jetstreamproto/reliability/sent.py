@@ -64,7 +64,6 @@ class Flight:
         "last_size",
         "lost",
         "mtu_probe",
-        "peer_time",
         "repairable",
         "runs",
         "sent_at",
@@ -91,7 +90,6 @@ class Flight:
         self.delivered = 0
         self.delivered_at = 0.0
         self.first_sent_at = 0.0
-        self.peer_time = 0
         self.train = False
 
     @property
@@ -155,7 +153,6 @@ class FlightLog:
         "largest_acked",
         "packet_threshold",
         "packets_lost",
-        "peer_time",
         "spurious",
     )
 
@@ -180,7 +177,6 @@ class FlightLog:
         self.delivered = 0
         self.delivered_at = 0.0
         self.first_sent_at = 0.0
-        self.peer_time = 0
 
     @property
     def floor(self) -> int | None:
@@ -204,7 +200,6 @@ class FlightLog:
         flight.delivered = self.delivered
         flight.delivered_at = self.delivered_at
         flight.first_sent_at = self.first_sent_at
-        flight.peer_time = self.peer_time
         flight.app_limited = app_limited
         self._flights.append(flight)
         self.in_flight += size
@@ -242,7 +237,9 @@ class FlightLog:
                     break
                 self._late_in(flight, _aligned(new, largest, flight))
         if result.newest is not None:
-            self._delivered(result, received_at, now)
+            self._delivered(result, now)
+            if result.newest.train and result.newest_number == largest:
+                self._measure_train(result.newest, result, received_at)
         return result
 
     def _acknowledge_in(self, flight: Flight, received: int, result: AckOutcome) -> None:
@@ -291,18 +288,18 @@ class FlightLog:
         self.packet_threshold = min(2 * self.packet_threshold, _MOST_THRESHOLD)
         self._content_arrived(flight, late & ~flight.done)
 
-    def _delivered(self, result: AckOutcome, received_at: int, now: float) -> None:
+    def _delivered(self, result: AckOutcome, now: float) -> None:
         flight = result.newest
         assert flight is not None
         self.delivered += result.acked
         self.delivered_at = now
         self.first_sent_at = flight.sent_at
-        self.peer_time = received_at
-        if flight.train:
-            self._measure_train(flight, result, received_at)
 
     def _measure_train(self, flight: Flight, result: AckOutcome, received_at: int) -> None:
-        """How fast the packets of a burst come out at the other end, by the peer's clock."""
+        """How fast the packets of a burst come out at the other end, by the peer's clock.
+
+        `received_at` is when the newest of them did, and not a later packet.
+        """
         if self._train_mark is None or self._train_mark[0] is not flight:
             self._train_mark = (flight, result.newest_number, received_at)
             return

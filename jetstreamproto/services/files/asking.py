@@ -76,6 +76,8 @@ class Plan:
     dry_run: bool = False
     limit: int = 0
     progress: Progress | None = None
+    ahead: bytes = b""
+    """The file's first piece, if that is not to wait for an answer."""
 
 
 class Asking(Conversation, Generic[T]):
@@ -131,7 +133,8 @@ class Upload(Asking[Transfer]):
         plan, file = self._plan, self._reader.file
         size, mtime_ns, mode = (0, 0, _STREAM_MODE) if file is None else file[1:]
         self._source.offer(
-            File(plan.path, size, file is not None, mtime_ns, mode, plan.overwrite, plan.dry_run)
+            File(plan.path, size, file is not None, mtime_ns, mode, plan.overwrite, plan.dry_run),
+            plan.ahead,
         )
 
     def part_received(self, kind: int, number: int, body: memoryview) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,6 +33,10 @@ from jetstreamproto.wire.session_messages import Mode
 
 T = TypeVar("T")
 
+_FAR = 0.01
+"""Seconds of round trip from which on the first piece of a file does not wait for the answer."""
+_WORTH_SENDING_AHEAD = 1 << 20
+"""Bytes of a file of which it is."""
 _BULK = 6
 """The urgency of the channels: what others send goes first."""
 
@@ -53,6 +58,8 @@ class FileClient:
     def __init__(self, session: Session, in_worker: Worker | None = None) -> None:
         self.in_worker: Worker = in_worker or in_thread
         self._session = session
+        # Once in a session: what that teaches of the path is of use to all that follows.
+        self._sends_ahead = session.link.streams and (session.link.rtt or 0.0) >= _FAR
 
     def send(
         self,
@@ -70,8 +77,18 @@ class FileClient:
         none. With `dry_run` the result says what would be done.
         """
         plan = Plan(path, overwrite, dry_run, limit, progress)
-        opening = self.in_worker(lambda: Reader(open_file(source, None)))
-        return opening.addCallback(lambda reader: self._send(reader, plan))
+        ahead = self._sends_ahead and not (dry_run or limit)
+        self._sends_ahead = False
+
+        def open_reader() -> tuple[Reader, bytes]:
+            file = open_file(source, None)
+            reader = Reader(file)
+            return reader, reader.first() if ahead and file.size >= _WORTH_SENDING_AHEAD else b""
+
+        def opened(found: tuple[Reader, bytes]) -> Deferred[Transfer]:
+            return self._send(found[0], replace(plan, ahead=found[1]))
+
+        return self.in_worker(open_reader).addCallback(opened)
 
     def send_stream(
         self,

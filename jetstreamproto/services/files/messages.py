@@ -29,6 +29,7 @@ class Kind(IntEnum):
     DONE = 8
     ENTRIES = 9
     ALIVE = 10
+    AHEAD = 11
 
 
 class Get(NamedTuple):
@@ -52,7 +53,10 @@ class MakeFolder(NamedTuple):
 
 
 class File(NamedTuple):
-    """The sender's description of what it offers. `mtime_ns` counts from 1970."""
+    """The sender's description of what it offers. `mtime_ns` counts from 1970.
+
+    `ahead` says that the first piece follows before there is an answer.
+    """
 
     path: str
     size: int = 0
@@ -61,14 +65,19 @@ class File(NamedTuple):
     mode: int = 0o644
     overwrite: Overwrite = Overwrite.ALWAYS
     dry_run: bool = False
+    ahead: bool = False
 
 
 class Have(NamedTuple):
-    """The receiver's answer: whether to send, and the digests of the chunks it has."""
+    """The receiver's answer: whether to send, and the digests of the chunks it has.
+
+    `ahead` says that it takes the piece that was sent ahead, which is not to be sent again.
+    """
 
     verdict: Verdict
     chunk_size: int = 0
     digests: bytes = b""
+    ahead: bool = False
 
 
 class Finish(NamedTuple):

@@ -22,6 +22,7 @@ CHUNK_SIZE = PIECES * (60 << 10)
 A piece then fits a fragment of the session, so that nothing has to be put together, and begins at a
 page of the disk's cache.
 """
+PIECE_SIZE = CHUNK_SIZE // PIECES
 MAX_CHUNKS = 1 << 18
 MAX_PIECES = MAX_CHUNKS * PIECES
 MAX_CHUNK_SIZE = CHUNK_SIZE << 5

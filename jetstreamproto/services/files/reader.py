@@ -19,6 +19,7 @@ from jetstreamproto.services.files.model import (
     CHUNK_SIZE,
     DIGEST_SIZE,
     MAX_CHUNKS,
+    PIECE_SIZE,
     PIECES,
     FileCode,
 )
@@ -60,13 +61,23 @@ class Reader:
         self._position = 0
         self._chunk_size = CHUNK_SIZE
         self._digests = b""
+        self._ahead = 0  # bytes of the first piece, if it was sent already
         self._other = False  # whether the peer has chunks of another version
         self._buffer = memoryview(b"")
         self._now: int | None = None  # flags to read with and not to wait, if there are any
 
-    def start(self, chunk_size: int, digests: bytes) -> None:
-        """The peer wants chunks of that size, less those that have one of its `digests`."""
+    def first(self) -> bytes:
+        """The first piece, which may be sent ahead. Blocks, and raises `FileError`."""
+        with explained():
+            return os.pread(self._descriptor, PIECE_SIZE, 0)
+
+    def start(self, chunk_size: int, digests: bytes, ahead: int = 0) -> None:
+        """The peer wants chunks of that size, less those that have one of its `digests`.
+
+        `ahead` is the size of the first piece if that was sent already, and is not to be read.
+        """
         self._chunk_size = chunk_size
+        self._ahead = ahead
         self._digests = digests
         size = chunk_size if self.file is None else min(chunk_size, self.file.size)
         self._buffer = memoryview(bytearray(size))  # so small that it stays in the core's cache
@@ -150,9 +161,10 @@ class Reader:
             self._other = self._other or self._is_other(chunk, number, theirs)
         step = self._chunk_size // PIECES
         for index, start in enumerate(range(0, len(chunk), step), number * PIECES):
-            piece = chunk[start : start + step]
-            batch.messages.append((encode_part(Kind.PIECE, piece, index), len(piece)))
-        batch.size += len(chunk)
+            if index or not self._ahead:
+                piece = chunk[start : start + step]
+                batch.messages.append((encode_part(Kind.PIECE, piece, index), len(piece)))
+                batch.size += len(piece)
 
     def _is_other(self, chunk: memoryview, number: int, theirs: bytes) -> bool:
         """Whether the peer's chunk is of another version, and not one that did not come whole.

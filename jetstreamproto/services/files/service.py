@@ -171,6 +171,7 @@ class Operation(Conversation):
         self._desk = desk
         self._asked = self._entered = False
         self._role: Role | None = None
+        self._ahead: memoryview | None = None  # the first piece, until there is a role to take it
         self._upload: Parts | None = None
 
     def channel_opened(self) -> None:
@@ -184,6 +185,9 @@ class Operation(Conversation):
     def part_received(self, kind: int, number: int, body: memoryview) -> None:
         if self._role is not None:
             self._role.part_received(kind, number, body)
+            return
+        if kind == Kind.AHEAD and self._ahead is None:  # it has overtaken FILE, or that waits
+            self._ahead = body
             return
         begin = _REQUESTS.get(kind)
         if self._asked or begin is None:
@@ -262,7 +266,10 @@ class Operation(Conversation):
             sink = Sink(self, target, lambda verdict: None)
             self._role, self.released = sink, sink.released
             sink.offered(file, dry_run=file.dry_run)
-        except (FileError, ChannelReset) as error:
+            if self._ahead is not None:
+                ahead, self._ahead = self._ahead, None
+                sink.part_received(Kind.AHEAD, 0, ahead)
+        except (FileError, ChannelReset, WireError) as error:
             self.fail(error)
 
     def _list(self, body: memoryview) -> None:

@@ -12,8 +12,10 @@ from jetstreamproto.errors import FileError, JetStreamError, WireError
 from jetstreamproto.services.files.conversation import Conversation
 from jetstreamproto.services.files.messages import FINISH, HAVE, File, Finish, Have, Kind
 from jetstreamproto.services.files.model import (
+    CHUNK_SIZE,
     DIGEST_SIZE,
     MAX_SIZE,
+    PIECE_SIZE,
     PIECES,
     Arrivals,
     FileCode,
@@ -56,6 +58,9 @@ class Sink:
         self._progress = progress
         self._arrivals: Arrivals | None = None
         self._size: int | None = None
+        self._ahead: memoryview | None = None  # the first piece, until there is a place for it
+        self._ahead_due = False  # whether it may come, and has not
+        self._takes_ahead: bool | None = None  # not known until the target is open
         self._pending: list[Piece] = []
         self._pending_size = 0
         self._timer: IDelayedCall | None = None
@@ -68,11 +73,17 @@ class Sink:
         """The peer has this file. Raises `FileError` if it cannot be taken."""
         if file.size > MAX_SIZE:
             raise FileError(FileCode.TOO_LARGE, f"{file.size} bytes, and {MAX_SIZE} at most")
+        if file.ahead and file.size < PIECE_SIZE:
+            raise WireError(f"a first piece ahead of a file of {file.size} bytes")
         self._size = file.size if file.sized else None
+        self._ahead_due = file.ahead
         self._in_worker(lambda: self._target.open(file, dry_run=dry_run), self._opened)
 
     def part_received(self, kind: int, number: int, body: memoryview) -> None:
         """A message of the sender came."""
+        if kind == Kind.AHEAD:
+            self._ahead_received(body)
+            return
         arrivals = self._arrivals
         if arrivals is None or kind not in (Kind.PIECE, Kind.FINISH):
             raise WireError(f"a message of kind {kind}, where none was expected")
@@ -102,12 +113,31 @@ class Sink:
         if self._closed:
             self._go_on()
             return
-        have = Have(opened.verdict, opened.chunk_size, opened.digests)
+        fresh = opened.chunk_size == CHUNK_SIZE and not opened.digests
+        self._takes_ahead = fresh and (self._ahead_due or self._ahead is not None)
+        have = Have(opened.verdict, opened.chunk_size, opened.digests, self._takes_ahead)
         if opened.chunk_size:
             self._arrivals = Arrivals(opened.chunk_size // PIECES, self._size)
         self._talk.say(Kind.HAVE, HAVE.encode(have))
         if not opened.chunk_size:
             self._done(opened.verdict)
+        elif self._ahead is not None:
+            ahead, self._ahead = self._ahead, None
+            self._take_ahead(ahead)
+
+    def _ahead_received(self, body: memoryview) -> None:
+        """The first piece came, perhaps before it is known whether it is wanted."""
+        if not self._ahead_due or len(body) != PIECE_SIZE:
+            raise WireError(f"a piece of {len(body)} bytes ahead, where none was expected")
+        self._ahead_due = False
+        if self._takes_ahead is None:
+            self._ahead = body
+        else:
+            self._take_ahead(body)
+
+    def _take_ahead(self, piece: memoryview) -> None:
+        if self._takes_ahead:
+            self.part_received(Kind.PIECE, 0, piece)
 
     def _take(self, number: int, body: memoryview) -> None:
         self._pending.append((number, body))

@@ -26,6 +26,7 @@ from jetstreamproto.services.files.messages import (
     read_digest,
 )
 from jetstreamproto.services.files.model import (
+    CHUNK_SIZE,
     DIGEST_SIZE,
     MAX_CHUNKS,
     FileCode,
@@ -68,6 +69,7 @@ class Source:
         self._throttle = Throttle(limit) if limit else None
         self._done = done
         self._progress = progress
+        self._ahead = 0  # bytes that were sent behind the offer
         self._ready: deque[tuple[bytes, int]] = deque()  # messages, and the file's bytes in each
         self._ready_size = 0
         self._messages = 0
@@ -76,9 +78,16 @@ class Source:
         self._last: Finish | None = None  # read, but not said yet
         self._pause: IDelayedCall | None = None
 
-    def offer(self, file: File) -> None:
-        """Tell the peer what there is."""
-        self._talk.say(Kind.FILE, FILE.encode(file))
+    def offer(self, file: File, ahead: bytes = b"") -> None:
+        """Tell the peer what there is. `ahead` may be the first piece, which goes at once.
+
+        Where the peer is far, what comes back of it says how fast the path is by the time that the
+        answer is here.
+        """
+        self._ahead = len(ahead)
+        self._talk.say(Kind.FILE, FILE.encode(file._replace(ahead=bool(ahead))))
+        if ahead:
+            self._talk.say(Kind.AHEAD, ahead)
 
     def part_received(self, kind: int, _number: int, body: memoryview) -> None:
         """A message of the receiver came."""
@@ -110,7 +119,13 @@ class Source:
         count, rest = divmod(len(have.digests), DIGEST_SIZE)
         if not is_chunk_size(have.chunk_size) or rest or count > MAX_CHUNKS:
             raise WireError(f"{len(have.digests)} bytes of digests of {have.chunk_size} each")
-        self._reader.start(have.chunk_size, have.digests)
+        ahead = self._ahead if have.ahead else 0
+        if have.ahead and (not ahead or count or have.chunk_size != CHUNK_SIZE):
+            raise WireError("a piece was taken that cannot have been")
+        self._reader.start(have.chunk_size, have.digests, ahead)
+        if ahead:
+            self._messages += 1
+            self._tell(ahead, 0)
         self._talk.channel.registerProducer(self, False)
 
     # --- IPullProducer ------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 from unittest import TestCase
 
-from jetstreamproto.reliability.sent import Flight, FlightLog
+from jetstreamproto.reliability.sent import TRAIN_PACKETS, Flight, FlightLog
 from jetstreamproto.reliability.streams import SendStream
 from tests.unit.reliability.test_sent_model import FULL_STREAM, SIZE, STEP, Events
 
@@ -68,6 +68,24 @@ class FlightLogTests(TestCase):
             assert due is not None
             self.assertEqual(stage.log.detect_losses(due, delay), (SIZE, sent_at))
             self.assertIsNone(stage.log.loss_time(delay))
+
+    def test_how_fast_a_burst_arrives(self) -> None:
+        stage = Stage()
+        stage.send(TRAIN_PACKETS, 0.0).train = True
+        last = TRAIN_PACKETS - 1
+        self.assertIsNone(stage.log.acknowledge(1, 0b11, 2000, 0.1).train_rate)
+        outcome = stage.log.acknowledge(last, (1 << TRAIN_PACKETS) - 1, 5000, 0.1)
+        self.assertAlmostEqual(outcome.train_rate or 0.0, (last - 1) * SIZE / 0.003)
+
+    def test_a_burst_whose_end_is_told_of_later(self) -> None:
+        """The time is that of the largest packet, here one that only acknowledges."""
+        stage = Stage()
+        stage.send(TRAIN_PACKETS, 0.0).train = True
+        stage.log.acknowledge(1, 0b11, 2000, 0.1)
+        everything = (1 << TRAIN_PACKETS + 1) - 1
+        outcome = stage.log.acknowledge(TRAIN_PACKETS, everything, 90_000, 0.2)
+        self.assertEqual(outcome.acked, (TRAIN_PACKETS - 2) * SIZE)
+        self.assertIsNone(outcome.train_rate)
 
     def test_the_end_of_a_stream(self) -> None:
         for lost in (False, True):
