@@ -11,16 +11,27 @@ import click
 from jetstreamproto.cli.failure import StreamFailed
 from jetstreamproto.cli.options import ConnectionOptions, location_options
 from jetstreamproto.cli.output import stdout_failure
+from jetstreamproto.cli.pipe import STDOUT
+from jetstreamproto.cli.progress import ProgressBar
 from jetstreamproto.cli.target import Location
 from jetstreamproto.cli.transfers import Report, TransferOptions, about, transfer_options
+from jetstreamproto.errors import FileError
+from jetstreamproto.services.files.asking import Plan
+from jetstreamproto.services.files.client import FileClient
+from jetstreamproto.services.files.model import read_path
+from jetstreamproto.services.files.trees import (
+    Outcome,
+    open_place,
+    remote_tree,
+    transfer_all,
+    would_transfer,
+)
 
 if TYPE_CHECKING:
     from twisted.internet.base import ReactorBase
 
-    from jetstreamproto.cli.progress import ProgressBar
     from jetstreamproto.services.files.asking import Transfer
-    from jetstreamproto.services.files.client import FileClient
-    from jetstreamproto.services.files.trees import Item, Outcome, Tree
+    from jetstreamproto.services.files.trees import Item, Tree
     from jetstreamproto.session.session import Session
 
 _STDOUT = "-"
@@ -47,8 +58,6 @@ def get(options: ConnectionOptions, destination: str, **given: Any) -> int:
     report = Report(wanted, "received")
 
     async def work(reactor: ReactorBase, session: Session) -> int:
-        from jetstreamproto.services.files.client import FileClient
-
         client, start = FileClient(session), reactor.seconds()
         outcome = await _get_all(client, path, destination, wanted, report)
         return report.finish(outcome, reactor.seconds() - start)
@@ -59,9 +68,6 @@ def get(options: ConnectionOptions, destination: str, **given: Any) -> int:
 async def _get_all(
     client: FileClient, path: str, destination: str, wanted: TransferOptions, report: Report
 ) -> Outcome:
-    from jetstreamproto.cli.progress import ProgressBar
-    from jetstreamproto.services.files.trees import Outcome, remote_tree
-
     with about(path):
         contents = await client.list(path, deep=True)
     tree = remote_tree(path, contents.entries)
@@ -91,10 +97,6 @@ async def _get_tree(
     wanted: TransferOptions,
     bar: ProgressBar,
 ) -> Outcome:
-    from jetstreamproto.services.files.asking import Plan
-    from jetstreamproto.services.files.model import read_path
-    from jetstreamproto.services.files.trees import open_place, transfer_all, would_transfer
-
     root, name = place
     folder = await client.in_worker(lambda: open_place(root, tree, wanted.dry_run))
     if folder is None:
@@ -115,9 +117,6 @@ async def _get_tree(
 async def _get_stream(
     client: FileClient, item: Item, wanted: TransferOptions, bar: ProgressBar
 ) -> Transfer:
-    from jetstreamproto.cli.pipe import STDOUT
-    from jetstreamproto.errors import FileError
-
     try:
         return await client.get_stream(item.there, STDOUT, limit=wanted.limit, progress=bar.advance)
     except FileError as error:

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jetstreamproto.cli.options import ConnectionOptions, location_options
+from jetstreamproto.cli.pipe import STDIN
+from jetstreamproto.cli.progress import ProgressBar
 from jetstreamproto.cli.target import Location
 from jetstreamproto.cli.transfers import Report, TransferOptions, transfer_options
+from jetstreamproto.services.files.client import FileClient
+from jetstreamproto.services.files.trees import Item, Tree, local_tree, transfer_all
 
 if TYPE_CHECKING:
     from twisted.internet.base import ReactorBase
 
-    from jetstreamproto.cli.progress import ProgressBar
     from jetstreamproto.services.files.asking import Transfer
-    from jetstreamproto.services.files.client import FileClient
-    from jetstreamproto.services.files.trees import Item, Outcome
+    from jetstreamproto.services.files.trees import Outcome
     from jetstreamproto.session.session import Session
 
 _STDIN = "-"
@@ -45,8 +47,6 @@ def send(options: ConnectionOptions, files: tuple[str, ...], **given: Any) -> in
     report = Report(wanted, "sent")
 
     async def work(reactor: ReactorBase, session: Session) -> int:
-        from jetstreamproto.services.files.client import FileClient
-
         client, start = FileClient(session), reactor.seconds()
         outcome = await _send_all(client, files, path, wanted, report)
         return report.finish(outcome, reactor.seconds() - start)
@@ -57,9 +57,6 @@ def send(options: ConnectionOptions, files: tuple[str, ...], **given: Any) -> in
 async def _send_all(
     client: FileClient, files: tuple[str, ...], path: str, wanted: TransferOptions, report: Report
 ) -> Outcome:
-    from jetstreamproto.cli.progress import ProgressBar
-    from jetstreamproto.services.files.trees import Item, Tree, local_tree, transfer_all
-
     if files == (_STDIN,):
         tree = Tree([Item(None, path, None)])
     else:
@@ -78,8 +75,6 @@ async def _send_all(
 async def _send_one(
     client: FileClient, item: Item, wanted: TransferOptions, bar: ProgressBar
 ) -> Transfer:
-    from jetstreamproto.cli.pipe import STDIN
-
     bar.name(item.there)
     policy = wanted.policy
     if item.here is None:
