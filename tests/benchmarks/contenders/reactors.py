@@ -191,7 +191,10 @@ class _Load:
                     send(owner[0], request, False)
             for owner, kind, data in events:
                 if kind == readable:
-                    length = owner[2].recv_into(scratch)
+                    try:
+                        length = owner[2].recv_into(scratch)
+                    except BlockingIOError:  # it was read in the same turn
+                        continue
                 else:
                     length = len(data) if kind == received else 0
                 if not length:
