@@ -23,6 +23,7 @@ from jetstreamproto.security.trust import CertificateAuthority, PinnedKeys, Trus
 from jetstreamproto.session.protocol import ChannelProtocol, Inbox
 from jetstreamproto.session.session import Session
 from tests.certificates import NOW, Authority
+from tests.loopback.lingering import linger_shortly
 from tests.loopback.server_process import (
     DEADLINE,
     LAST_LINE,
@@ -56,6 +57,7 @@ class TwistdTestCase(TestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.home = Path(folder.name).resolve()
+        linger_shortly(self, reactor)  # a server that is slow to answer is asked over UDP, too
 
     async def serve(self, *arguments: str) -> Server:
         server = Server(self.home, arguments)
