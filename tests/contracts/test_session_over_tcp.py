@@ -26,9 +26,9 @@ class SessionOverLongTcpTests(SessionContract, SynchronousTestCase):
 
 
 class SessionOverChoppedTcpTests(SessionContract, SynchronousTestCase):
-    """With three bytes arriving at a time, so that no header comes whole."""
+    """With every byte arriving on its own."""
 
     large = 200 * KIB
 
     def connect(self, services: Any = None, **options: Any) -> SessionPair:
-        return make_pair(services or {}, chop=3, **options)
+        return make_pair(services or {}, chop=1, **options)
