@@ -63,6 +63,7 @@ class TunedServer(_Acknowledging, tcp.Server):  # type: ignore[misc]
                 return
             if profile.quick_ack:
                 QUICK_ACK.set(self.socket, 1)
+            profile.tune_local(self.socket)
             if profile.also is not None:
                 profile.also(self.socket, Moment.CONNECTED)
         except Exception:  # of the application's, which must not keep others from being accepted
@@ -96,6 +97,10 @@ class TunedClient(_Acknowledging, tcp.Client):  # type: ignore[misc]
             handle, Moment.CONNECTING, speaks_first=connector.speaks_first
         )
         return handle
+
+    def _connectDone(self) -> None:
+        self.socket_profile.tune_local(self.socket)
+        super()._connectDone()
 
 
 class TunedConnector(tcp.Connector):

@@ -207,6 +207,17 @@ def read_congestion(handle: socket.socket) -> str | None:
     return name.partition(b"\0")[0].decode("ascii", "replace")
 
 
+def is_local(handle: socket.socket) -> bool:
+    """Whether this is an IP connection whose two ends are on this host."""
+    try:
+        peer, own = handle.getpeername(), handle.getsockname()
+    except OSError:
+        return False  # not connected
+    if not isinstance(peer, tuple) or not isinstance(peer[0], str):
+        return False  # not IP
+    return peer[0] == own[0] or peer[0].startswith(("127.", "::ffff:127."))
+
+
 def summary(settings: Iterable[Setting]) -> str:
     """One line of what was set, and of what was not."""
     texts: dict[Outcome, list[str]] = {outcome: [] for outcome in Outcome}

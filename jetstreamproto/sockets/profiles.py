@@ -82,6 +82,16 @@ def _start(option: options.Option, size: int) -> _Wish:
     )
 
 
+def _congestion(name: str) -> _Wish | None:
+    if not name:
+        return None
+    return _Wish(
+        partial(options.set_congestion, name=name),
+        partial(options.review_congestion, name=name),
+        options.raw_congestion(name),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class SocketProfile:
     """What is set on sockets. Sizes are in bytes, times in seconds.
@@ -89,8 +99,10 @@ class SocketProfile:
     `receive_buffer` and `send_buffer` are where TCP's start; the kernel may grow them, and 0 leaves
     them to it altogether. `fast_open` is how many connections may wait whose first data came with
     their SYN (TCP_FASTOPEN); 0 is off, and above 0 clients use it too, see `speaks_first` of
-    `profiled`. `congestion` names TCP's algorithm; empty, the system's own. `also` is called for
-    every socket, after the rest. What is False, 0 or empty is left as the system has it.
+    `profiled`. `congestion` names TCP's algorithm; empty, the system's own. Then connections within
+    the host have `local_congestion`, since there is no link to be shared: an algorithm that paces,
+    as BBR does, costs half of their speed. `also` is called for every socket, after the rest. What
+    is False, 0 or empty is left as the system has it.
 
     Raises `ConfigurationError` for numbers out of range.
     """
@@ -108,6 +120,7 @@ class SocketProfile:
     send_buffer: int = 0
     fast_open: int = 0
     congestion: str = ""
+    local_congestion: str = "reno"
     datagram_receive_buffer: int = DEFAULT_BUFFER
     datagram_send_buffer: int = DEFAULT_BUFFER
     also: Also | None = dataclasses.field(default=None, compare=False)
@@ -119,10 +132,12 @@ class SocketProfile:
                 raise ConfigurationError(
                     f"profile {self.name}: {name}: {value} is not from {least} to {most}"
                 )
-        if not _CONGESTION_NAME.fullmatch(self.congestion):
-            raise ConfigurationError(
-                f"profile {self.name}: congestion: {self.congestion!r} is not the name of one"
-            )
+        for name in ("congestion", "local_congestion"):
+            value = getattr(self, name)
+            if not _CONGESTION_NAME.fullmatch(value):
+                raise ConfigurationError(
+                    f"profile {self.name}: {name}: {value!r} is not the name of one"
+                )
 
     def apply(
         self, handle: socket.socket, moment: Moment, *, speaks_first: bool = False
@@ -131,7 +146,7 @@ class SocketProfile:
 
         An option that is refused is no error. What `also` raises is raised.
         """
-        settings = [wish.set(handle) for wish in _WISHES[moment](self)]
+        settings = [wish.set(handle) for wish in self._due(handle, moment)]
         if moment is Moment.CONNECTING and speaks_first and self.fast_open:
             settings.append(options.FAST_OPEN_CONNECT.set(handle, 1))
         if self.also is not None:
@@ -146,8 +161,16 @@ class SocketProfile:
         for level, number, value in self._on_connections:
             with suppress(OSError):
                 handle.setsockopt(level, number, value)
+        self.tune_local(handle)
         if self.also is not None:
             self.also(handle, Moment.CONNECTED)
+
+    def tune_local(self, handle: socket.socket) -> None:
+        """Do only what is due where both ends of a connection are on this host."""
+        wish = self._local
+        if wish is not None and wish.raw is not None and options.is_local(handle):
+            with suppress(OSError):
+                handle.setsockopt(*wish.raw)
 
     @cached_property
     def _on_connections(self) -> tuple[tuple[int, int, int | bytes], ...]:
@@ -155,7 +178,17 @@ class SocketProfile:
 
     def review(self, handle: socket.socket, moment: Moment) -> list[Setting]:
         """What has become of what was due at this moment, by now. Sets nothing."""
-        return [wish.review(handle) for wish in _WISHES[moment](self)]
+        return [wish.review(handle) for wish in self._due(handle, moment)]
+
+    def _due(self, handle: socket.socket, moment: Moment) -> Iterator[_Wish]:
+        yield from _WISHES[moment](self)
+        connects = moment in (Moment.CONNECTING, Moment.CONNECTED)
+        if connects and self._local is not None and options.is_local(handle):
+            yield self._local
+
+    @cached_property
+    def _local(self) -> _Wish | None:
+        return None if self.congestion else _congestion(self.local_congestion)
 
     def _listening(self) -> Iterator[_Wish]:
         if self.reuse_address:
@@ -188,12 +221,9 @@ class SocketProfile:
             yield _option(options.KEEP_IDLE, self.keepalive_idle)
             yield _option(options.KEEP_INTERVAL, self.keepalive_interval)
             yield _option(options.KEEP_COUNT, self.keepalive_count)
-        if self.congestion:
-            yield _Wish(
-                lambda handle: options.set_congestion(handle, self.congestion),
-                lambda handle: options.review_congestion(handle, self.congestion),
-                options.raw_congestion(self.congestion),
-            )
+        chosen = _congestion(self.congestion)
+        if chosen is not None:
+            yield chosen
 
     def _buffers(self) -> Iterator[_Wish]:
         if self.receive_buffer:
@@ -229,6 +259,7 @@ PROFILES: Mapping[str, SocketProfile] = {
             name="system",
             no_delay=False,
             keepalive=False,
+            local_congestion="",
             datagram_receive_buffer=0,
             datagram_send_buffer=0,
         ),

@@ -30,6 +30,8 @@ from jetstreamproto.sockets.options import ON_LINUX, Outcome
 from jetstreamproto.sockets.profiles import DEFAULT_PROFILE, Moment, SocketProfile
 from tests.tuned import TunedReactorCase
 
+with socket.socket() as _handle:
+    OTHER = "cubic" if options.read_congestion(_handle) == "reno" else "reno"
 MINE = SocketProfile(
     name="mine",
     keepalive_idle=41,
@@ -37,6 +39,7 @@ MINE = SocketProfile(
     keepalive_count=4,
     receive_buffer=1 << 20,
     datagram_receive_buffer=1 << 20,
+    local_congestion=OTHER,
 )
 HAS_IPV6 = socket.has_ipv6
 try:
@@ -91,6 +94,8 @@ class HookTests(TunedReactorCase):
         self.assertEqual(idle(handle), 41)
         self.assertEqual(options.KEEP_INTERVAL.read(handle), 7)
         self.assertEqual(options.KEEP_COUNT.read(handle), 4)
+        if ON_LINUX:
+            self.assertEqual(options.read_congestion(handle), OTHER)
 
     def test_listeners_and_connections_of_others(self) -> None:
         port = self.reactor.listenTCP(0, self.factory, interface="127.0.0.1")

@@ -118,6 +118,25 @@ class OptionTests(TestCase):
         found = options.review_congestion(handle, "cubic")
         self.assertEqual((found.outcome, found.granted), (Outcome.ABSENT, None))
 
+    def test_whether_both_ends_are_on_this_host(self) -> None:
+        for peer, own, local in (
+            (("127.0.0.1", 9000), ("127.0.0.1", 50000), True),
+            (("127.0.0.1", 9000), ("127.0.0.9", 50000), True),
+            (("192.0.2.7", 9000), ("192.0.2.7", 50000), True),
+            (("192.0.2.7", 9000), ("192.0.2.8", 50000), False),
+            (("12.7.0.1", 9000), ("192.0.2.8", 50000), False),
+            (("::1", 9000, 0, 0), ("::1", 50000, 0, 0), True),
+            (("::ffff:127.0.0.1", 9000, 0, 0), ("::ffff:127.0.0.2", 50000, 0, 0), True),
+            (("2001:db8::1", 9000, 0, 0), ("2001:db8::2", 50000, 0, 0), False),
+            ("", "/run/a", False),
+            ((2, 1024), (2, 1025), False),  # a virtual machine's socket
+        ):
+            handle = mock.Mock()
+            handle.getpeername.return_value, handle.getsockname.return_value = peer, own
+            self.assertIs(options.is_local(handle), local, (peer, own))
+        with socket.socket() as unconnected:
+            self.assertFalse(options.is_local(unconnected))
+
     def test_what_the_system_has_not_is_absent_later_too(self) -> None:
         with socket.socket() as handle:
             found = Option("SO_NONE", socket.SOL_SOCKET, None).review(handle, 1)

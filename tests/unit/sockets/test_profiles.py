@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from unittest import TestCase, skipUnless
 
 from jetstreamproto.errors import ConfigurationError
-from jetstreamproto.sockets.options import ON_LINUX, Outcome, Setting
+from jetstreamproto.sockets.options import ON_LINUX, Outcome, Setting, read_congestion
 from jetstreamproto.sockets.profiles import (
     DEFAULT_PROFILE,
     PROFILES,
@@ -17,6 +17,10 @@ from jetstreamproto.sockets.profiles import (
     find_profile,
     profile_of,
 )
+
+with socket.socket() as _handle:
+    USUAL = read_congestion(_handle) or ""
+OTHER = "cubic" if USUAL == "reno" else "reno"
 
 
 def apply(
@@ -97,6 +101,27 @@ class ProfileTests(TestCase):
                 self.assertEqual(found, one.apply(handle, Moment.CONNECTED))
         one.tune(handle)  # that it is closed is no error
 
+    @skipUnless(ON_LINUX, "Linux names them")
+    def test_only_a_connection_within_the_host_has_the_local_congestion_control(self) -> None:
+        for profile, expected in (
+            (SocketProfile(name="mine", local_congestion=OTHER), OTHER),
+            (SocketProfile(name="mine", local_congestion=OTHER, congestion=USUAL), USUAL),
+            (PROFILES["system"], USUAL),
+        ):
+            with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as handle:
+                profile.tune(handle)
+                self.assertEqual(read_congestion(handle), USUAL)  # it might go anywhere yet
+                profile.apply(handle, Moment.CONNECTING)
+                self.assertEqual(read_congestion(handle), USUAL)
+                handle.connect(server.getsockname())
+                profile.tune(handle)
+                self.assertEqual(read_congestion(handle), expected)
+                found = {one.option: one for one in profile.review(handle, Moment.CONNECTING)}
+                if profile.name == "mine":
+                    self.assertEqual(found["TCP_CONGESTION"].granted, expected)
+                else:
+                    self.assertEqual(found, {})
+
     def test_an_option_that_others_have_changed_is_seen(self) -> None:
         profile = SocketProfile(name="mine", congestion="reno", receive_buffer=1 << 20)
         with socket.socket() as handle:
@@ -127,6 +152,7 @@ class ProfileTests(TestCase):
             "keepalive_count": 128,
             "fast_open": 1 << 17,
             "congestion": "b b r",
+            "local_congestion": "a name that is too long",
         }.items():
             with self.subTest(name), self.assertRaisesRegex(ConfigurationError, f"mine: {name}: "):
                 SocketProfile(name="mine", **{name: value})  # type: ignore[arg-type]
