@@ -9,6 +9,7 @@ open.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -28,6 +29,9 @@ OVERHEAD = 2 * (HEADER_SIZE + TAG_SIZE)
 """What sealing adds to a plaintext at most: its own header and tag, and a REKEY record's."""
 
 
+_unpack = struct.Struct(">I").unpack_from
+
+
 class RecordType(IntEnum):
     """The first byte of a record. None has bit 0x40, which marks QUIC where a port is shared."""
 
@@ -36,6 +40,9 @@ class RecordType(IntEnum):
     PACKETS = 3  # sealed: size-prefixed packets, back to back
     REKEY = 4  # sealed, empty: the sender's next record is in the next epoch
     END = 5  # sealed, empty: the authenticated end of this direction
+
+
+_PACKETS, _REKEY, _END = int(RecordType.PACKETS), int(RecordType.REKEY), int(RecordType.END)
 
 
 @dataclass(frozen=True)
@@ -71,14 +78,14 @@ def parse_header(buffer: bytes | bytearray | memoryview, offset: int) -> tuple[i
 
     Raises `WireError` for an unknown type or a body longer than that type allows.
     """
-    kind = buffer[offset]
-    length = buffer[offset + 1] << 16 | buffer[offset + 2] << 8 | buffer[offset + 3]
-    if RecordType.PACKETS <= kind <= RecordType.END:
+    word = _unpack(buffer, offset)[0]
+    kind, length = word >> 24, word & 0xFFFFFF
+    if _PACKETS <= kind <= _END:
         if length > MAX_BODY:
             raise WireError(f"a sealed record of {length} bytes is over the limit of {MAX_BODY}")
         if length < TAG_SIZE:
             raise WireError(f"a sealed record of {length} bytes is shorter than its tag")
-        if kind != RecordType.PACKETS and length != TAG_SIZE:
+        if kind != _PACKETS and length != TAG_SIZE:
             raise WireError("a REKEY or END record must be empty")
     elif kind == RecordType.CRYPTO or kind == RecordType.ALERT:
         if length > MAX_PLAIN_BODY:
@@ -166,7 +173,7 @@ class RecordOpener:
             ) from None
         self._number += 1
         self._records += 1
-        if header[0] == RecordType.REKEY:
+        if header[0] == _REKEY:
             self._keys = keys.next_epoch()
             self._records = 0
         return plaintext

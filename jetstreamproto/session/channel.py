@@ -293,7 +293,7 @@ class Channel:
             spent += taken
         if self.queued <= self._low_water:
             self._drained()
-        if self._end_due:
+        if self._ending and self._end_due:
             link.send_packet(encode_head(self._send_seq, self.id, Kind.END, 0, 0, 0), b"", self.id)
             self._our_end_sent()
         return spent

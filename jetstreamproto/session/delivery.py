@@ -62,7 +62,8 @@ class Delivery:
 
     def data_received(self, seq: int, flags: int, code: int, payload: memoryview) -> None:
         """A DATA packet arrived."""
-        cost = len(payload) + PACKET_COST
+        size = len(payload)
+        cost = size + PACKET_COST
         self.credit.receive(cost)
         if not self.receiving or self._end_held:
             raise ProtocolViolation(f"data on channel {self._channel.id}, where none may come")
@@ -71,7 +72,18 @@ class Delivery:
                 f"packet {seq} on channel {self._channel.id}, not {self._received}"
             )
         self._received += 1
-        self._deliver_or_hold(seq, flags, code, payload, cost)
+        channel = self._channel
+        whole = not flags and self._partial is None
+        waits = self._paused or self._held or self._delivering
+        if waits or not whole or size > channel.session.settings.max_message:
+            self._deliver_or_hold(seq, flags, code, payload, cost)
+        else:  # the usual case, in as few steps as it takes
+            self._delivering = True
+            call_application(channel, channel.protocol.message_received, bytes(payload))
+            self._delivering = False
+            self._consumed(cost, False)
+            if self._held or self._end_held:
+                self._deliver_held()
 
     def dropped_received(self, seq: int, size: int) -> None:
         """The link has given up a DATA packet with `size` bytes of payload."""
@@ -149,9 +161,12 @@ class Delivery:
         else:
             if message is not None:
                 call_application(channel, channel.protocol.message_received, message)
-        session = channel.session
+        self._consumed(cost, was_held)
+
+    def _consumed(self, cost: int, was_held: bool) -> None:
+        session = self._channel.session
         if self.credit.consume(cost) and self.receiving:
-            session.renew_credit(channel.id, self.credit)
+            session.renew_credit(self._channel.id, self.credit)
         session.intake.consumed(cost, was_held)
 
     def _complete_message(

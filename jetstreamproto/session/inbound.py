@@ -103,10 +103,8 @@ class Inbound:
             raise ProtocolViolation(f"unknown packet kind {kind}")
 
     def _credit_received(self, channel_id: int, limit: int) -> None:
-        outbox = self._session.outbox
         if channel_id == 0:
-            if outbox.credit.grant(limit):
-                outbox.wake()
+            self._session.outbox.credit.grant(limit)
             return
         channel = self._table.find(channel_id)
         if channel is not None:

@@ -36,6 +36,7 @@ class Outbox:
         "_asked",
         "_clock",
         "_control",
+        "_due",
         "_in_turn",
         "_on_empty",
         "_scheduler",
@@ -56,6 +57,7 @@ class Outbox:
         self._asked: list[tuple[Channel, Callable[[], None]]] = []
         self.replies = 0
         self._in_turn = False
+        self._due = False  # a turn was asked for while another went on
         self._stopped = False
         self._wake: IDelayedCall | None = None
 
@@ -113,7 +115,9 @@ class Outbox:
     def release(self) -> None:
         """Send what was collected."""
         self._in_turn = False
-        self.pump()
+        if self._due or self._control or self._scheduler or self._asked:
+            self._due = False
+            self.pump()
 
     def stop(self) -> None:
         """The link is gone, or closes: nothing is sent any more."""
@@ -127,7 +131,10 @@ class Outbox:
     def pump(self) -> None:
         """Give the link what is to be sent, most urgent first, until it has no room."""
         link = self.link
-        if self._in_turn or self._stopped or not link.writable:
+        if self._in_turn:
+            self._due = True
+            return
+        if self._stopped or not link.writable:
             return
         self._in_turn = True
         try:
@@ -163,10 +170,9 @@ class Outbox:
                 return False
             if credit.available < PACKET_COST + MIN_ROOM:
                 break
-            channel = scheduler.take()
+            channel = scheduler.first()
             if channel is None:
                 break
             spent += channel.emit(link, credit)
-            if channel.ready:
-                scheduler.add(channel)
+            scheduler.turn_over(channel, more=channel.ready)
         return True

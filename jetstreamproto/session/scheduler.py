@@ -1,7 +1,8 @@
 """The scheduler: which channel sends next.
 
 Urgency decides first, 0 before 7 (RFC 9218); channels of one urgency take turns. A channel is in
-the scheduler at most once, while it has something to send and the credit to send it.
+the scheduler at most once, while it has something to send and the credit to send it, and stays in
+it during its turn.
 """
 
 from __future__ import annotations
@@ -39,18 +40,23 @@ class Scheduler(Generic[S]):
         else:
             level.append(sender)
 
-    def take(self) -> S | None:
-        """Remove and return the sender whose turn it is, or None when nobody is ready."""
+    def first(self) -> S | None:
+        """The sender whose turn it is, or None when nobody is ready."""
         levels = self._levels
         if not levels:
             return None
-        urgency = min(levels) if len(levels) > 1 else next(iter(levels))
-        level = levels[urgency]
-        sender = level.popleft()
-        if not level:
-            del levels[urgency]
-        sender.scheduled = False
-        return sender
+        return levels[min(levels) if len(levels) > 1 else next(iter(levels))][0]
+
+    def turn_over(self, sender: S, *, more: bool) -> None:
+        """`sender`, which was the first, has had its turn; whether it has more to send."""
+        if not sender.scheduled:
+            return  # it was discarded meanwhile
+        if not more:
+            self.discard(sender)
+            return
+        level = self._levels[sender.urgency]
+        if len(level) > 1:
+            level.rotate(-1)
 
     def discard(self, sender: S) -> None:
         """Remove `sender` if it is waiting for its turn."""

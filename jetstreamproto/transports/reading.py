@@ -16,6 +16,7 @@ from twisted.internet.tcp import Connection
 READ_SIZE = 1 << 18
 """Bytes that are read in one call."""
 _SIZE = READ_SIZE << 2
+_MOST_READS = 4  # before the reactor has a turn for others
 
 
 class Unread:
@@ -107,12 +108,15 @@ def read_into(buffer: ReadBuffer, transport: Any, unread: Unread) -> None:
     receive = transport.socket.recv_into
 
     def do_read() -> Any:
-        try:
-            size = receive(buffer.room(unread))
-        except OSError as error:
-            return None if error.errno == EWOULDBLOCK else main.CONNECTION_LOST
-        result = transport._dataReceived(buffer.filled(size))
-        buffer.done(unread)
-        return result
+        for _ in range(_MOST_READS):
+            try:
+                size = receive(buffer.room(unread))
+            except OSError as error:
+                return None if error.errno == EWOULDBLOCK else main.CONNECTION_LOST
+            result = transport._dataReceived(buffer.filled(size))
+            buffer.done(unread)
+            if size < READ_SIZE or result is not None or transport.doRead is not do_read:
+                return result  # there is no more, or nobody wants it: it was aborted
+        return None
 
     transport.doRead = do_read

@@ -49,8 +49,8 @@ from jetstreamproto.transports.strangers import recognise
 from jetstreamproto.wire.packet import HEAD_SIZE, split_packets
 from jetstreamproto.wire.session_messages import Mode
 
-RECORD_SIZE = 1 << 17
-"""Plaintext bytes at which a batch of packets is sealed; a record has at most one packet more."""
+RECORD_SIZE = MAX_BODY - TAG_SIZE - HEAD_SIZE - (1 << 16)
+"""Plaintext bytes at which a batch of packets is sealed: so many that one packet more fits."""
 
 _PACKETS = int(RecordType.PACKETS)
 _EXPORTER_TRANSPORT = b"tcp"
@@ -340,7 +340,10 @@ class TcpLink:
             if end > size:
                 self._need = end - offset
                 break
-            self._record_received(kind, data[offset:start], view[start:end])
+            if kind == _PACKETS:
+                self._packets_received(view[offset:start], view[start:end])
+            else:
+                self._record_received(kind, view[offset:start], view[start:end])
             if self._closed:
                 return
             offset = end
@@ -364,10 +367,8 @@ class TcpLink:
             raise ProtocolViolation("a sealed record came before the handshake was done")
         return kind, length
 
-    def _record_received(self, kind: int, header: bytes | memoryview, body: memoryview) -> None:
-        if kind == _PACKETS:
-            self._packets_received(header, body)
-        elif kind == RecordType.CRYPTO:
+    def _record_received(self, kind: int, header: memoryview, body: memoryview) -> None:
+        if kind == RecordType.CRYPTO:
             self._crypto_received(bytes(body))
         elif kind == RecordType.ALERT:
             self._alert_received(bytes(body))
@@ -380,7 +381,7 @@ class TcpLink:
         else:
             self._open(header, body, _NO_PLAINTEXT)
 
-    def _packets_received(self, header: bytes | memoryview, body: memoryview) -> None:
+    def _packets_received(self, header: memoryview, body: memoryview) -> None:
         """Open a record into the shared buffer, which its payloads are views of."""
         out = _opened.pop() if _opened else _new_scratch()  # in use: we are nested
         try:
@@ -389,7 +390,7 @@ class TcpLink:
             if not _opened:
                 _opened.append(out)
 
-    def _open(self, header: bytes | memoryview, body: memoryview, out: memoryview) -> memoryview:
+    def _open(self, header: memoryview, body: memoryview, out: memoryview) -> memoryview:
         assert self._opener is not None  # or its header was refused
         if self._peer_ended:
             raise ProtocolViolation("a record came after the peer's end")

@@ -8,6 +8,7 @@ import unittest
 from typing import Any
 
 from twisted.internet import main, tcp
+from twisted.internet.testing import MemoryReactorClock
 
 from jetstreamproto.transports.reading import READ_SIZE, ReadBuffer, Unread, read_into
 
@@ -101,6 +102,35 @@ class TransportTests(unittest.TestCase):
         self.assertIs(transport.doRead(), main.CONNECTION_DONE)
         transport.socket.close()
         self.assertIs(transport.doRead(), main.CONNECTION_LOST)
+
+    def test_it_reads_on_while_more_may_be_there_but_not_for_ever(self) -> None:
+        class Endless:
+            sizes = [READ_SIZE] * 9
+            setblocking = fileno = lambda *_: 0
+
+            def recv_into(self, room: memoryview) -> int:
+                return self.sizes.pop(0)
+
+        class Counting:
+            reads = 0
+
+            def dataReceived(self, data: bytes) -> None:
+                self.reads += 1
+                if self.reads == self.stop:
+                    transport.abortConnection()
+
+        for sizes, stop, reads in (
+            ([READ_SIZE] * 9, None, 4),
+            ([READ_SIZE, READ_SIZE, 5, READ_SIZE], None, 3),
+            ([READ_SIZE] * 9, 2, 2),
+        ):
+            handle, counting = Endless(), Counting()
+            handle.sizes, counting.stop = list(sizes), stop
+            transport = tcp.Connection(handle, counting, MemoryReactorClock())
+            transport.connected = True
+            read_into(ReadBuffer(), transport, Unread())
+            transport.doRead()
+            self.assertEqual(counting.reads, reads)
 
     def test_a_transport_that_reads_in_its_own_way_is_left_alone(self) -> None:
         class Own(tcp.Connection):
