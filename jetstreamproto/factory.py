@@ -89,6 +89,10 @@ class SessionFactory(Factory):
             raise ServiceNotFound(ResetCode.SERVICE_NOT_FOUND, f"no service {service!r} here")
         return make()
 
+    @property
+    def authenticates(self) -> bool:
+        return type(self).authenticate is not SessionFactory.authenticate
+
     def authenticate(self, session: Session, hello: Hello) -> Deferred[object] | None:
         return None
 
@@ -182,6 +186,11 @@ class JetStreamServerFactory(SessionFactory):
         if self._access is not None:
             self._access(session, service)
         return super().accept(session, service)
+
+    @property
+    def authenticates(self) -> bool:
+        overridden = type(self).authenticate is not JetStreamServerFactory.authenticate
+        return overridden or self._authenticate is not None
 
     def authenticate(self, session: Session, hello: Hello) -> Deferred[object] | None:
         return None if self._authenticate is None else self._authenticate(session, hello)

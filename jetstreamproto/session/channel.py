@@ -45,6 +45,9 @@ _MAX_UNORDERED = MIN_ROOM << 16
 
 
 class ChannelState(Enum):
+    following: tuple[ChannelState, ...]
+    """Those that may be next."""
+
     OPENING = "opening"  # waiting for the peer's ACCEPT
     OPEN = "open"
     ENDED = "ended"  # we sent END, the peer has not
@@ -52,13 +55,11 @@ class ChannelState(Enum):
     CLOSED = "closed"
 
 
-_NEXT_STATES = {
-    ChannelState.OPENING: {ChannelState.OPEN, ChannelState.ENDED, ChannelState.CLOSED},
-    ChannelState.OPEN: {ChannelState.ENDED, ChannelState.PEER_ENDED, ChannelState.CLOSED},
-    ChannelState.ENDED: {ChannelState.CLOSED},
-    ChannelState.PEER_ENDED: {ChannelState.CLOSED},
-    ChannelState.CLOSED: set(),
-}
+ChannelState.OPENING.following = (ChannelState.OPEN, ChannelState.ENDED, ChannelState.CLOSED)
+ChannelState.OPEN.following = (ChannelState.ENDED, ChannelState.PEER_ENDED, ChannelState.CLOSED)
+ChannelState.ENDED.following = (ChannelState.CLOSED,)
+ChannelState.PEER_ENDED.following = (ChannelState.CLOSED,)
+ChannelState.CLOSED.following = ()
 
 
 @implementer(IConsumer, IPushProducer)
@@ -414,6 +415,6 @@ class Channel:
                 waiter.errback(reason)
 
     def _move(self, state: ChannelState) -> None:
-        if state not in _NEXT_STATES[self.state]:
+        if state not in self.state.following:
             raise AssertionError(f"{self!r} cannot become {state.value}")
         self.state = state

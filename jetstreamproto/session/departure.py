@@ -106,9 +106,12 @@ class Departure:
             self.end()
 
     def _set_deadline(self) -> None:
-        self.stop()
         session = self._session
-        self._deadline = session.clock.callLater(session.settings.drain_timeout, self._timed_out)
+        timeout = session.settings.drain_timeout
+        if self._deadline is None:
+            self._deadline = session.clock.callLater(timeout, self._timed_out)
+        else:
+            self._deadline.reset(timeout)
 
     def _timed_out(self) -> None:
         self._deadline = None

@@ -20,6 +20,10 @@ class SessionHost(Protocol):
 
     settings: SessionSettings
 
+    @property
+    def authenticates(self) -> bool:
+        """Whether `authenticate` may refuse a client, which then is not greeted before."""
+
     def accept(self, session: Session, service: str) -> ChannelProtocol:
         """The protocol for a channel the peer opens; raises `ServiceNotFound` or `NotAllowed`."""
 

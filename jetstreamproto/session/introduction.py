@@ -39,6 +39,7 @@ class Introduction:
         "_deadline",
         "_early",
         "_early_size",
+        "_greeted",
         "_host",
         "_in_turn",
         "_met",
@@ -49,6 +50,7 @@ class Introduction:
         self._session = session
         self._host = host
         self._client = client
+        self._greeted = False
         self._met = False
         self._in_turn = False
         self._early: list[PacketParts] = []
@@ -65,6 +67,11 @@ class Introduction:
     def link_ready(self) -> None:
         """Packets can be sent."""
         if self._client:
+            self._say_hello()
+
+    def link_half_ready(self) -> None:
+        """A server's packets can be sent: if it lets everybody in, it need not wait to say so."""
+        if not self._host.authenticates:
             self._say_hello()
 
     def packet_received(self, packet: PacketParts) -> None:
@@ -123,7 +130,8 @@ class Introduction:
         session = self._session
         session.avatar = avatar
         if session.state is SessionState.CONNECTING:
-            self._say_hello()
+            if not self._greeted:
+                self._say_hello()
             session.connected()
             if self._early and not self._in_turn:
                 session.packets_received(self.take_early())
@@ -140,6 +148,7 @@ class Introduction:
             session.departure.turn_away(refusal, "unknown user or wrong password")
 
     def _say_hello(self) -> None:
+        self._greeted = True
         session = self._session
         credentials = self._host.credentials() if self._client else None
         windows = first_windows(session.settings, session.link.rtt)

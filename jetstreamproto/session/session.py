@@ -36,7 +36,7 @@ from jetstreamproto.session.introduction import Introduction
 from jetstreamproto.session.outbox import Outbox
 from jetstreamproto.session.protocol import ChannelProtocol
 from jetstreamproto.session.pulse import Pulse
-from jetstreamproto.session.state import NEXT_STATES, SessionState
+from jetstreamproto.session.state import SessionState
 from jetstreamproto.session.table import ChannelTable
 from jetstreamproto.transports.link import Link, Peer, transport_name
 from jetstreamproto.wire.packet import Kind, PacketParts, encode_head
@@ -242,7 +242,15 @@ class Session:
 
     def link_ready(self) -> None:
         if self.introduction is not None:
+            self.outbox.hold()
             self.introduction.link_ready()
+            self.outbox.release()
+
+    def link_half_ready(self) -> None:
+        if self.introduction is not None:
+            self.outbox.hold()
+            self.introduction.link_half_ready()
+            self.outbox.release()
 
     def packets_received(self, packets: Sequence[PacketParts]) -> None:
         self.pulse.heard = True
@@ -353,7 +361,7 @@ class Session:
 
     def move(self, state: SessionState) -> None:
         """Go on to `state`."""
-        if state not in NEXT_STATES[self.state]:
+        if state not in self.state.following:
             raise AssertionError(f"{self!r} cannot become {state.value}")
         self.state = state
         introduction, self.introduction = self.introduction, None

@@ -6,6 +6,9 @@ from enum import Enum
 
 
 class SessionState(Enum):
+    following: tuple[SessionState, ...]
+    """Those that may be next."""
+
     CONNECTING = "connecting"  # until the peer's HELLO under the new keys
     OPEN = "open"
     DRAINING = "draining"  # either side is going away: no new channels
@@ -13,10 +16,8 @@ class SessionState(Enum):
     CLOSED = "closed"
 
 
-NEXT_STATES = {
-    SessionState.CONNECTING: {SessionState.OPEN, SessionState.ENDING, SessionState.CLOSED},
-    SessionState.OPEN: {SessionState.DRAINING, SessionState.ENDING, SessionState.CLOSED},
-    SessionState.DRAINING: {SessionState.ENDING, SessionState.CLOSED},
-    SessionState.ENDING: {SessionState.CLOSED},
-    SessionState.CLOSED: set(),
-}
+SessionState.CONNECTING.following = (SessionState.OPEN, SessionState.ENDING, SessionState.CLOSED)
+SessionState.OPEN.following = (SessionState.DRAINING, SessionState.ENDING, SessionState.CLOSED)
+SessionState.DRAINING.following = (SessionState.ENDING, SessionState.CLOSED)
+SessionState.ENDING.following = (SessionState.CLOSED,)
+SessionState.CLOSED.following = ()

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from twisted.internet.interfaces import ITransport
+
 from jetstreamproto.errors import JetStreamError
 from jetstreamproto.sockets.options import Setting
 from jetstreamproto.wire.packet import PacketParts
@@ -37,6 +39,15 @@ class Peer:
 
     address: str
     fingerprint: str | None = None
+
+
+def address_text(transport: ITransport) -> str:
+    """The peer's address as text."""
+    peer = transport.getPeer()
+    host, port = getattr(peer, "host", None), getattr(peer, "port", None)
+    if host is None:
+        return str(peer)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Link(Protocol):
@@ -110,6 +121,12 @@ class LinkUser(Protocol):
 
     def link_ready(self) -> None:
         """The handshake is complete: packets can be sent under its keys."""
+
+    def link_half_ready(self) -> None:
+        """A server's packets can be sent, though the peer's end of the handshake is to come.
+
+        Not every link says so; `link_ready` follows.
+        """
 
     def packets_received(self, packets: Sequence[PacketParts]) -> None:
         """Packets arrived, in the order that `Link` promises.

@@ -22,11 +22,15 @@ _MOST_READS = 4  # before the reactor has a turn for others
 class Unread:
     """What a connection has brought and nobody has used yet: the start of a record."""
 
-    __slots__ = ("_parts", "size")
+    __slots__ = ("_parts", "being_read", "finished", "size")
 
     def __init__(self) -> None:
         self.size = 0
         """In bytes."""
+        self.being_read = False
+        """Whether the connection reads for itself, as by `read_into`, and does so now."""
+        self.finished = False
+        """Set this while it is `being_read` to have the connection closed after that."""
         self._parts: list[bytes | memoryview] = []
 
     def add(self, data: bytes | memoryview) -> None:
@@ -113,8 +117,12 @@ def read_into(buffer: ReadBuffer, transport: Any, unread: Unread) -> None:
                 size = receive(buffer.room(unread))
             except OSError as error:
                 return None if error.errno == EWOULDBLOCK else main.CONNECTION_LOST
+            unread.being_read = True
             result = transport._dataReceived(buffer.filled(size))
+            unread.being_read = False
             buffer.done(unread)
+            if unread.finished:
+                return main.CONNECTION_DONE
             if size < READ_SIZE or result is not None or transport.doRead is not do_read:
                 return result  # there is no more, or nobody wants it: it was aborted
         return None

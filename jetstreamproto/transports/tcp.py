@@ -9,7 +9,6 @@ whenever the socket has room.
 from __future__ import annotations
 
 from dataclasses import replace
-from enum import Enum
 
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IPullProducer, ITransport
@@ -43,9 +42,10 @@ from jetstreamproto.security.records import (
 )
 from jetstreamproto.sockets.figures import stream_report
 from jetstreamproto.sockets.unsent import UnsentLimit
-from jetstreamproto.transports.link import LinkStats, LinkUser, Peer
+from jetstreamproto.transports.link import LinkStats, LinkUser, Peer, address_text
 from jetstreamproto.transports.reading import ReadBuffer, Unread, read_into
 from jetstreamproto.transports.strangers import recognise
+from jetstreamproto.transports.tcp_state import TcpState
 from jetstreamproto.wire.packet import HEAD_SIZE, split_packets
 from jetstreamproto.wire.session_messages import Mode
 
@@ -73,25 +73,6 @@ _NO_PLAINTEXT = memoryview(bytearray())
 _arrived = ReadBuffer()
 
 
-class _State(Enum):
-    HANDSHAKE = "handshake"
-    SEALED = "sealed"
-    ENDING = "ending"  # close() was called: the end follows what is still to be written
-    ENDED = "ended"  # our end is written
-    CLOSING = "closing"  # the transport was told to close
-    LOST = "lost"
-
-
-_NEXT_STATES = {
-    _State.HANDSHAKE: {_State.SEALED, _State.CLOSING, _State.LOST},
-    _State.SEALED: {_State.ENDING, _State.CLOSING, _State.LOST},
-    _State.ENDING: {_State.ENDED, _State.CLOSING, _State.LOST},
-    _State.ENDED: {_State.CLOSING, _State.LOST},
-    _State.CLOSING: {_State.LOST},
-    _State.LOST: set(),
-}
-
-
 @implementer(IPullProducer)
 class TcpLink:
     """A `Link` over one TCP connection. The protocol that owns the connection feeds it."""
@@ -113,6 +94,7 @@ class TcpLink:
         "_handshake",
         "_late_crypto",
         "_limits",
+        "_may_send",
         "_need",
         "_opener",
         "_peer_ended",
@@ -133,7 +115,7 @@ class TcpLink:
         limits: RecordLimits = DEFAULT_LIMITS,
         unsent: UnsentLimit | None = None,
     ) -> None:
-        self.peer = Peer(_address_text(transport))
+        self.peer = Peer(address_text(transport))
         self._counts = LinkStats()
         self._transport = transport
         self._user = user
@@ -141,8 +123,9 @@ class TcpLink:
         self._answers = handshake.role is Role.SERVER
         self._limits = limits
         self._unsent = unsent
-        self._state = _State.HANDSHAKE
+        self._state = TcpState.HANDSHAKE
         self._closed = False  # CLOSING or LOST, which is asked at every step
+        self._may_send = False  # packets: there are keys, and nobody ends or closes it
         self._failure: JetStreamError | None = None
         self._peer_ended = False
         self._crypto_bytes = 0
@@ -174,7 +157,7 @@ class TcpLink:
 
     @property
     def writable(self) -> bool:
-        return not self._blocked and self._state is _State.SEALED
+        return self._may_send and not self._blocked
 
     def send_packet(self, head: bytes, payload: bytes | memoryview, channel: int) -> None:
         batch = self._batch
@@ -200,15 +183,16 @@ class TcpLink:
             self._write_sealed(_PACKETS, plaintext)
 
     def close(self) -> None:
-        if self._state is _State.SEALED:
-            self._move(_State.ENDING)
+        if self._state is TcpState.SEALED:
+            self._move(TcpState.ENDING)
+            self._may_send = False
             self._finish_sending()
-        elif self._state is _State.HANDSHAKE:
+        elif self._state is TcpState.HANDSHAKE:
             self.abort()
 
     def abort(self) -> None:
         self._open_to_close(SessionCut("this side dropped the connection"))
-        if self._state is _State.CLOSING:  # also when it waits for a peer that does not read
+        if self._state is TcpState.CLOSING:  # also when it waits for a peer that does not read
             self._transport.abortConnection()  # type: ignore[attr-defined]
 
     def resumeProducing(self) -> None:
@@ -223,9 +207,9 @@ class TcpLink:
             self.fail(SessionCut("this side closed the connection"))
         elif not self._closed:
             self.flush()
-            if self._state is _State.ENDING:
+            if self._state is TcpState.ENDING:
                 self._finish_sending()
-            elif not self._blocked and self._state is _State.SEALED:
+            elif self.writable:
                 self._user.link_writable()
 
     def stopProducing(self) -> None:
@@ -288,7 +272,7 @@ class TcpLink:
         if self._blocked:
             return
         self._write_sealed(RecordType.END, b"")
-        self._move(_State.ENDED)
+        self._move(TcpState.ENDED)
         if self._peer_ended:
             self.fail(None)
 
@@ -320,10 +304,10 @@ class TcpLink:
 
     def connection_lost(self) -> None:
         """The connection is gone, by whichever side."""
-        if self._state is not _State.CLOSING:
+        if self._state is not TcpState.CLOSING:
             self._failure = self._cut_reason()
-        self._move(_State.LOST)
-        self._closed = True
+        self._move(TcpState.LOST)
+        self._closed, self._may_send = True, False
         self._batch.clear()
         self._unread.clear()
         _arrived.forget(self._unread)
@@ -376,7 +360,7 @@ class TcpLink:
             self._open(header, body, _NO_PLAINTEXT)
             self._peer_ended = True
             self._user.link_ended()
-            if self._state is _State.ENDED:
+            if self._state is TcpState.ENDED:
                 self.fail(None)
         else:
             self._open(header, body, _NO_PLAINTEXT)
@@ -413,12 +397,23 @@ class TcpLink:
         handshake.receive(data)
         self._send_handshake()
         if handshake.complete:
-            sending, receiving = handshake.traffic_keys(_EXPORTER_TRANSPORT)
+            self._completed(handshake)
+        elif self._sealer is None:
+            keys = handshake.early_keys(_EXPORTER_TRANSPORT)
+            if keys is not None:
+                self._sealer = RecordSealer(keys[0], self._limits)
+                self._may_send = True
+                self._user.link_half_ready()
+
+    def _completed(self, handshake: Handshake) -> None:
+        sending, receiving = handshake.traffic_keys(_EXPORTER_TRANSPORT)
+        if self._sealer is None:
             self._sealer = RecordSealer(sending, self._limits)
-            self._opener = RecordOpener(receiving, self._limits)
-            self.peer = Peer(self.peer.address, handshake.peer_fingerprint)
-            self._move(_State.SEALED)
-            self._user.link_ready()
+        self._opener = RecordOpener(receiving, self._limits)
+        self.peer = Peer(self.peer.address, handshake.peer_fingerprint)
+        self._move(TcpState.SEALED)
+        self._may_send = True
+        self._user.link_ready()
 
     def _late_crypto_received(self) -> None:
         """Look for a refusal of our certificate, unless the peer has gone on to the session."""
@@ -456,7 +451,7 @@ class TcpLink:
         A peer that does not read what was written for it is dropped without waiting, except when
         it is our end that it still has to read.
         """
-        turned_away = self._state is _State.HANDSHAKE and self._answers
+        turned_away = self._state is TcpState.HANDSHAKE and self._answers
         if self._open_to_close(failure):
             if self._blocked and self._eager and failure is not None:
                 self._transport.abortConnection()  # type: ignore[attr-defined]
@@ -465,6 +460,8 @@ class TcpLink:
                 # what was said with it. The peer closes when it has read that, or the deadline
                 # of the handshake ends the wait.
                 self._transport.loseWriteConnection()
+            elif failure is None and self._unread.being_read and not self._blocked:
+                self._unread.finished = True  # nothing is left to be written or to be read
             else:
                 self._transport.loseConnection()
 
@@ -472,28 +469,20 @@ class TcpLink:
         if self._closed:
             return False
         self._uncork()
-        self._closed = True
+        self._closed, self._may_send = True, False
         self._failure = failure
         self._batch.clear()
-        self._move(_State.CLOSING)
+        self._move(TcpState.CLOSING)
         if self._blocked:
             self._transport.unregisterProducer()  # type: ignore[attr-defined]
         return True
 
     def _cut_reason(self) -> JetStreamError:
-        if self._state is _State.HANDSHAKE:
+        if self._state is TcpState.HANDSHAKE:
             return HandshakeError("the peer closed the connection during the handshake")
         return SessionCut("the connection broke before the peer ended the session")
 
-    def _move(self, state: _State) -> None:
-        if state not in _NEXT_STATES[self._state]:
+    def _move(self, state: TcpState) -> None:
+        if state not in self._state.following:
             raise AssertionError(f"a link cannot go from {self._state} to {state}")
         self._state = state
-
-
-def _address_text(transport: ITransport) -> str:
-    peer = transport.getPeer()
-    host, port = getattr(peer, "host", None), getattr(peer, "port", None)
-    if host is None:
-        return str(peer)
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

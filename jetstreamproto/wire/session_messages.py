@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from jetstreamproto.wire.codec import Codec
+from jetstreamproto.wire.codec import RecurringCodec
 from jetstreamproto.wire.schema_parser import load_schema
 
 
@@ -55,5 +55,7 @@ class Open(NamedTuple):
 
 _SCHEMA = load_schema("session.fbs")
 
-HELLO: Final = Codec(_SCHEMA, "Hello", Hello)
-OPEN: Final = Codec(_SCHEMA, "Open", Open)
+HELLO: Final = RecurringCodec(
+    _SCHEMA, "Hello", Hello, secret=lambda hello: hello.password is not None
+)
+OPEN: Final = RecurringCodec(_SCHEMA, "Open", Open, secret=lambda request: False)

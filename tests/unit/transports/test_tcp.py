@@ -117,6 +117,9 @@ class User:
         self.lost: list[JetStreamError | None] = []
         self.on_packets: Callable[[], None] = lambda: None
 
+    def link_half_ready(self) -> None:
+        pass
+
     def link_ready(self) -> None:
         self.ready += 1
 

@@ -1,0 +1,25 @@
+"""The states of a TCP link, and which may follow which."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class TcpState(Enum):
+    following: tuple[TcpState, ...]
+    """Those that may be next."""
+
+    HANDSHAKE = "handshake"
+    SEALED = "sealed"
+    ENDING = "ending"  # close() was called: the end follows what is still to be written
+    ENDED = "ended"  # our end is written
+    CLOSING = "closing"  # the transport was told to close
+    LOST = "lost"
+
+
+TcpState.HANDSHAKE.following = (TcpState.SEALED, TcpState.CLOSING, TcpState.LOST)
+TcpState.SEALED.following = (TcpState.ENDING, TcpState.CLOSING, TcpState.LOST)
+TcpState.ENDING.following = (TcpState.ENDED, TcpState.CLOSING, TcpState.LOST)
+TcpState.ENDED.following = (TcpState.CLOSING, TcpState.LOST)
+TcpState.CLOSING.following = (TcpState.LOST,)
+TcpState.LOST.following = ()
