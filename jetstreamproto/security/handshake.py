@@ -14,6 +14,7 @@ from weakref import ref
 
 from cryptography import x509
 from OpenSSL import SSL, crypto
+from OpenSSL.crypto import FILETYPE_ASN1, dump_certificate
 
 from jetstreamproto.errors import (
     CertificateRejected,
@@ -23,7 +24,7 @@ from jetstreamproto.errors import (
     NotLetIn,
     TrustError,
 )
-from jetstreamproto.security.identity import Identity, fingerprint
+from jetstreamproto.security.identity import Identity, fingerprint, read_certificate
 from jetstreamproto.security.keys import (
     EXPORTER_LABEL,
     SECRET_SIZE,
@@ -94,7 +95,7 @@ class Handshake:
         self._now = now
         self._refusal: JetStreamError | None = None
         self._judged: x509.Certificate | None = None  # and not proved before the end
-        self._keys: tuple[TrafficKeys, TrafficKeys] | None = None
+        self._keys: dict[bytes, tuple[TrafficKeys, TrafficKeys]] = {}  # by what they are for
         self._connection = tls.connection()
         self._connection.set_app_data(ref(self))  # no cycle: it goes as soon as it is dropped
         if tls.role is Role.SERVER:
@@ -141,9 +142,9 @@ class Handshake:
 
     def traffic_keys(self, transport: bytes) -> tuple[TrafficKeys, TrafficKeys]:
         """The keys to send with and to receive with, once `complete`."""
-        if self._keys is None:
-            self._keys = self._export(transport)
-        return self._keys
+        if transport not in self._keys:
+            self._keys[transport] = self._export(transport)
+        return self._keys[transport]
 
     def early_keys(self, transport: bytes) -> tuple[TrafficKeys, TrafficKeys] | None:
         """A server's keys as soon as its own part is done (RFC 8446 section 2: 0.5 round trips).
@@ -183,7 +184,7 @@ class Handshake:
                     f"the peer's certificate is refused: {chain_fault(chain_error)}"
                 )
             if depth == 0 and self._judged is None:  # OpenSSL asks once more for each fault it sees
-                self._judged = certificate.to_cryptography()
+                self._judged = read_certificate(dump_certificate(FILETYPE_ASN1, certificate))
                 trust.check(self._judged, self._now)
         except (TrustError, ConfigurationError) as refusal:
             self._refusal = refusal

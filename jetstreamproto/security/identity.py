@@ -33,6 +33,9 @@ PrivateKey = (
 _LIFETIME = timedelta(days=3650)
 _BACKDATE = timedelta(days=1)  # so that a peer whose clock is behind accepts it
 _FINGERPRINT_PREFIX = "sha256:"
+_MOST_KEPT, _LARGEST_KEPT = 256, 1 << 13  # peers' certificates, and bytes of one
+_fingerprints: dict[int, tuple[x509.Certificate, str]] = {}
+"""By the identity of the certificate, whose own hash takes as long as a fingerprint."""
 _TLS_CURVES = frozenset(  # those with a TLS 1.3 signature scheme (RFC 8446, RFC 8734)
     {
         "secp256r1",
@@ -116,9 +119,32 @@ class Identity:
         )
 
 
-@lru_cache(maxsize=1024)
 def fingerprint(certificate: x509.Certificate) -> str:
     """`sha256:` and the unpadded base64url SHA-256 of the certificate's public key (SPKI, DER)."""
+    known = _fingerprints.get(id(certificate))
+    if known is not None:  # and the certificate is this one, for it is kept
+        return known[1]
+    if len(_fingerprints) >= _MOST_KEPT:
+        _fingerprints.clear()
+    found = _fingerprint(certificate)
+    _fingerprints[id(certificate)] = certificate, found
+    return found
+
+
+def read_certificate(der: bytes) -> x509.Certificate:
+    """The certificate in these bytes; mostly the same object for the same bytes.
+
+    Raises ValueError for what is none.
+    """
+    return _read_once(der) if len(der) <= _LARGEST_KEPT else x509.load_der_x509_certificate(der)
+
+
+@lru_cache(maxsize=_MOST_KEPT)
+def _read_once(der: bytes) -> x509.Certificate:
+    return x509.load_der_x509_certificate(der)
+
+
+def _fingerprint(certificate: x509.Certificate) -> str:
     spki = certificate.public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )

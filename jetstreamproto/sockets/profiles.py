@@ -159,8 +159,10 @@ class SocketProfile:
         It takes a third of the time, which is for every connection; `review` tells the rest.
         """
         for level, number, value in self._on_connections:
-            with suppress(OSError):
+            try:
                 handle.setsockopt(level, number, value)
+            except OSError:
+                continue  # `review` tells
         self.tune_local(handle)
         if self.also is not None:
             self.also(handle, Moment.CONNECTED)

@@ -123,8 +123,14 @@ def read_into(buffer: ReadBuffer, transport: Any, unread: Unread) -> None:
             buffer.done(unread)
             if unread.finished:
                 return main.CONNECTION_DONE
-            if size < READ_SIZE or result is not None or transport.doRead is not do_read:
-                return result  # there is no more, or nobody wants it: it was aborted
+            if size < READ_SIZE or result is not None:
+                return result
         return None
 
     transport.doRead = do_read
+
+
+def read_no_more(transport: Any) -> None:
+    """The connection is gone: let go of what `read_into` has left there."""
+    if isinstance(transport, Connection):
+        vars(transport).pop("doRead", None)

@@ -43,7 +43,7 @@ from jetstreamproto.security.records import (
 from jetstreamproto.sockets.figures import stream_report
 from jetstreamproto.sockets.unsent import UnsentLimit
 from jetstreamproto.transports.link import LinkStats, LinkUser, Peer, address_text
-from jetstreamproto.transports.reading import ReadBuffer, Unread, read_into
+from jetstreamproto.transports.reading import ReadBuffer, Unread, read_into, read_no_more
 from jetstreamproto.transports.strangers import recognise
 from jetstreamproto.transports.tcp_state import TcpState
 from jetstreamproto.wire.packet import HEAD_SIZE, split_packets
@@ -311,6 +311,7 @@ class TcpLink:
         self._batch.clear()
         self._unread.clear()
         _arrived.forget(self._unread)
+        read_no_more(self._transport)
         self._handshake = None
         self._user.link_lost(self._failure)
 

@@ -10,7 +10,7 @@ from typing import Any
 from twisted.internet import main, tcp
 from twisted.internet.testing import MemoryReactorClock
 
-from jetstreamproto.transports.reading import READ_SIZE, ReadBuffer, Unread, read_into
+from jetstreamproto.transports.reading import READ_SIZE, ReadBuffer, Unread, read_into, read_no_more
 
 RECORD = 1 << 18
 
@@ -116,21 +116,21 @@ class TransportTests(unittest.TestCase):
 
             def dataReceived(self, data: bytes) -> None:
                 self.reads += 1
-                if self.reads == self.stop:
-                    transport.abortConnection()
 
-        for sizes, stop, reads in (
-            ([READ_SIZE] * 9, None, 4),
-            ([READ_SIZE, READ_SIZE, 5, READ_SIZE], None, 3),
-            ([READ_SIZE] * 9, 2, 2),
+        for sizes, reads in (
+            ([READ_SIZE] * 9, 4),
+            ([READ_SIZE, READ_SIZE, 5, READ_SIZE], 3),
+            ([5, 5], 1),
         ):
             handle, counting = Endless(), Counting()
-            handle.sizes, counting.stop = list(sizes), stop
+            handle.sizes = list(sizes)
             transport = tcp.Connection(handle, counting, MemoryReactorClock())
             transport.connected = True
             read_into(ReadBuffer(), transport, Unread())
             transport.doRead()
             self.assertEqual(counting.reads, reads)
+            read_no_more(transport)
+            self.assertNotIn("doRead", vars(transport))
 
     def test_a_transport_that_reads_in_its_own_way_is_left_alone(self) -> None:
         class Own(tcp.Connection):
