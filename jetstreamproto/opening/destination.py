@@ -16,8 +16,8 @@ from jetstreamproto.factory import JetStreamClientFactory
 from jetstreamproto.opening.attempts import open_datagrams, open_stream
 from jetstreamproto.opening.failures import is_final, most_telling, reason
 from jetstreamproto.opening.model import (
+    ADDRESS_DELAY,
     AUTO,
-    HEAD_START,
     NOTHING,
     QUIC,
     TCP,
@@ -168,7 +168,7 @@ class _Opening:
         seconds = self._destination.timeout if entrant.patience is None else entrant.patience
         until = min(self._deadline, self._reactor.seconds() + seconds)
         runners = [
-            Runner(address, HEAD_START, functools.partial(self._try, entrant, address, until))
+            Runner(address, ADDRESS_DELAY, functools.partial(self._try, entrant, address, until))
             for address in self._addresses
         ]
         race = Race(self._reactor, runners, is_final, Session.close)

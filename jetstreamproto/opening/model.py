@@ -14,8 +14,11 @@ TCP, UDP, QUIC = "tcp", "udp", "quic"
 AUTO = "auto"
 TRANSPORTS = (TCP, UDP, QUIC)
 
-HEAD_START = 0.25
-"""Seconds that an attempt has before the next begins beside it (RFC 8305, section 5)."""
+ADDRESS_DELAY = 0.25
+"""Seconds after which the next address is tried beside one (RFC 8305, section 5)."""
+HEAD_START = 0.5
+"""The same for the next transport. TCP needs two round trips to a session and QUIC three, so less
+than the round trip of a far server would let TCP win there."""
 LONG_HEAD_START = 1.0
 """The same where the next would serve much worse."""
 PATIENCE = 3.0

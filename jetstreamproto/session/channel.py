@@ -36,8 +36,6 @@ _MORE = int(Flag.MORE)
 _LZ4 = int(Flag.LZ4)
 _DATA = int(Kind.DATA)
 
-_QUANTUM = 1 << 16
-"""Bytes a channel sends in its turn before others of its urgency have theirs."""
 MIN_ROOM = 1024
 """Credit below this is not worth a fragment, unless the rest of the message fits."""
 _MAX_UNORDERED = MIN_ROOM << 16
@@ -284,10 +282,10 @@ class Channel:
         rest = len(self._queue[0]) - self._offset
         return self._send_credit.available >= PACKET_COST + min(rest, MIN_ROOM)
 
-    def emit(self, link: Link, session_credit: SendCredit) -> int:
-        """Give the link packets for one turn; the bytes of messages they took."""
+    def emit(self, link: Link, session_credit: SendCredit, quantum: int) -> int:
+        """Give the link packets for one turn, of `quantum` bytes; the bytes that they took."""
         spent = 0
-        while self._queue and spent < _QUANTUM:
+        while self._queue and spent < quantum and (not spent or link.writable):
             taken = self._emit_fragment(link, session_credit)
             if not taken:
                 break

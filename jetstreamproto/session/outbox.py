@@ -17,6 +17,8 @@ from jetstreamproto.wire.packet import Kind, encode_head
 
 _TURN_BYTES = 1 << 20
 """What a session sends before the reactor has a turn for others."""
+_TURN, _TURN_ALONE = 1 << 16, 1 << 18
+"""Bytes a channel sends before others have their turns, and before it is asked who they are."""
 
 
 def _end_of(channel_id: int) -> tuple[bytes, bytes, int]:
@@ -173,6 +175,6 @@ class Outbox:
             channel = scheduler.first()
             if channel is None:
                 break
-            spent += channel.emit(link, credit)
+            spent += channel.emit(link, credit, _TURN if scheduler.crowded else _TURN_ALONE)
             scheduler.turn_over(channel, more=channel.ready)
         return True

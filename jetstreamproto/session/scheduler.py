@@ -47,6 +47,12 @@ class Scheduler(Generic[S]):
             return None
         return levels[min(levels) if len(levels) > 1 else next(iter(levels))][0]
 
+    @property
+    def crowded(self) -> bool:
+        """Whether senders wait beside the first one. There has to be one."""
+        levels = self._levels
+        return len(levels) > 1 or len(next(iter(levels.values()))) > 1
+
     def turn_over(self, sender: S, *, more: bool) -> None:
         """`sender`, which was the first, has had its turn; whether it has more to send."""
         if not sender.scheduled:

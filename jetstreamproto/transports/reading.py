@@ -16,17 +16,20 @@ from twisted.internet.tcp import Connection
 READ_SIZE = 1 << 18
 """Bytes that are read in one call."""
 _SIZE = READ_SIZE << 2
+_LONG = 1 << 14
 _MOST_READS = 4  # before the reactor has a turn for others
 
 
 class Unread:
     """What a connection has brought and nobody has used yet: the start of a record."""
 
-    __slots__ = ("_parts", "being_read", "finished", "size")
+    __slots__ = ("_parts", "being_read", "finished", "missing", "size")
 
     def __init__(self) -> None:
         self.size = 0
         """In bytes."""
+        self.missing = 0
+        """Bytes that make it a whole record, as far as that is known."""
         self.being_read = False
         """Whether the connection reads for itself, as by `read_into`, and does so now."""
         self.finished = False
@@ -46,7 +49,7 @@ class Unread:
     def clear(self) -> None:
         """It was used."""
         self._parts.clear()
-        self.size = 0
+        self.size = self.missing = 0
 
     def move(self, memory: memoryview | None) -> None:
         """Keep it in `memory`, which is as large; with None, in memory of its own."""
@@ -67,7 +70,11 @@ class ReadBuffer:
         self._start = self._end = 0  # of what the owner has here
 
     def room(self, unread: Unread) -> memoryview:
-        """Where the next bytes of a connection go: behind those that are unread."""
+        """Where the next bytes of a connection go: behind those that are unread.
+
+        A long record is read to its end and not beyond, so that nothing of the next one has to be
+        moved out of the way.
+        """
         if self._owner is not unread:
             if self._owner is not None:
                 self._owner.move(None)
@@ -76,7 +83,9 @@ class ReadBuffer:
                 return self._first
         elif _SIZE - self._end < READ_SIZE:
             self._place(unread)
-        return self._memory[self._end : self._end + READ_SIZE]
+        missing = unread.missing
+        size = missing if _LONG < missing < READ_SIZE else READ_SIZE
+        return self._memory[self._end : self._end + size]
 
     def filled(self, size: int) -> memoryview:
         """The `size` bytes that have come into the room."""
@@ -113,8 +122,9 @@ def read_into(buffer: ReadBuffer, transport: Any, unread: Unread) -> None:
 
     def do_read() -> Any:
         for _ in range(_MOST_READS):
+            room = buffer.room(unread)
             try:
-                size = receive(buffer.room(unread))
+                size = receive(room)
             except OSError as error:
                 return None if error.errno == EWOULDBLOCK else main.CONNECTION_LOST
             unread.being_read = True
@@ -123,7 +133,7 @@ def read_into(buffer: ReadBuffer, transport: Any, unread: Unread) -> None:
             buffer.done(unread)
             if unread.finished:
                 return main.CONNECTION_DONE
-            if size < READ_SIZE or result is not None:
+            if size < len(room) or result is not None:
                 return result
         return None
 

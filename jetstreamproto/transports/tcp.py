@@ -287,6 +287,7 @@ class TcpLink:
         if unread.size:
             unread.add(data)
             if unread.size < self._need:
+                unread.missing = self._need - unread.size
                 return
             data = _arrived.all(unread)
             unread.clear()
@@ -337,6 +338,7 @@ class TcpLink:
         if offset < size:
             small = size - offset < _SMALL_REST
             self._unread.add(data[offset:] if small else view[offset:])
+            self._unread.missing = self._need - self._unread.size
 
     def _header(self, data: bytes | memoryview, offset: int) -> tuple[int, int]:
         try:

@@ -82,7 +82,7 @@ def _send_step(message: bytes) -> Callable[[], object]:
         credit.grant(credit.limit + 2 * _BIG)
         channel.credit_received(credit.limit + 2 * _BIG)
         channel.send(message)
-        channel.emit(link, credit)
+        channel.emit(link, credit, _BIG)
 
     return step
 

@@ -70,6 +70,14 @@ class RoundTripTests(TestCase):
             with self.subTest(options=list(options["server_options"])):
                 self.assertEqual(self.first_answer(**options), (2, 3))
 
+    def test_a_client_may_go_before_the_server_knows_that_it_is_connected(self) -> None:
+        pair = SessionPair({"echo": Echo}, identity=SERVER, latency=ONE_WAY, connect=False)
+        pair.client.when_connected().addCallback(lambda session: session.close())
+        pair.run(pair.client.when_closed())
+        pair.run(pair.server.when_closed())
+        self.assertTrue(pair.server.was_connected)
+        self.assertEqual((pair.client.close_reason, pair.server.close_reason), (None, None))
+
     def test_a_judge_in_a_subclass_counts(self) -> None:
         class Judging(JetStreamServerFactory):
             def authenticate(self, *_: object) -> Deferred[object]:

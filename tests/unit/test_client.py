@@ -233,7 +233,8 @@ class ReconnectingTests(ClientCase):
     def test_stopping_ends_the_session_properly(self) -> None:
         client = self.start()
         session = self.pair.run(client.when_connected())
-        server = next(iter(self.servers()))
+        self.pair.run_until(self.servers)
+        (server,) = self.servers()
         self.pair.run(client.stopService())
         self.advance(1)
         self.assertIsNone(session.close_reason)

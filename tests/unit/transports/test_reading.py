@@ -30,8 +30,7 @@ class Connection:
 
     def read(self, size: int) -> None:
         room = self._buffer.room(self.unread)
-        assert len(room) == READ_SIZE
-        coming = self._coming[self._at : self._at + size]
+        coming = self._coming[self._at : self._at + min(size, len(room))]
         self._at += len(coming)
         room[: len(coming)] = coming
         data: bytes | memoryview = self._buffer.filled(len(coming))
@@ -47,6 +46,8 @@ class Connection:
             data = data[end:]
         if data:
             self.unread.add(data)
+            if len(data) >= 4:
+                self.unread.missing = 4 + int.from_bytes(data[:4], "big") - len(data)
         self._buffer.done(self.unread)
 
 
@@ -65,6 +66,23 @@ class ReadBufferTests(unittest.TestCase):
                     connection.read(READ_SIZE)
                     connection.read(READ_SIZE)
                 self.assertEqual(connection.records, connection.sent, f"seed {seed}")
+
+    def test_a_long_record_is_read_to_its_end(self) -> None:
+        buffer, unread = ReadBuffer(), Unread()
+        buffer.room(unread)
+        unread.add(buffer.filled(READ_SIZE))
+        for missing, room in (
+            (100_000, 100_000),
+            (100, READ_SIZE),  # short ones with whatever comes behind them
+            (READ_SIZE * 2, READ_SIZE),
+            (0, READ_SIZE),
+        ):
+            unread.missing = missing
+            buffer.done(unread)
+            self.assertEqual(len(buffer.room(unread)), room)
+        unread.missing = 100_000
+        unread.clear()
+        self.assertEqual(unread.missing, 0)
 
     def test_what_is_gone_is_not_kept(self) -> None:
         buffer, gone, other = ReadBuffer(), Unread(), Unread()
