@@ -8,6 +8,7 @@ from typing import Any
 
 from OpenSSL import SSL
 from twisted.internet.address import IPv4Address
+from twisted.internet.defer import succeed
 from twisted.internet.task import Clock
 
 from jetstreamproto.errors import (
@@ -363,11 +364,15 @@ class ClientCertificateTests(TrustTestCase):
         self.assertIsNone(pair.server.peer.fingerprint)
 
 
+JUDGING = {"authenticate": lambda *_: succeed("anybody")}
+"""A server that says nothing before it has judged."""
+
+
 class ConnectedTests(TrustTestCase):
     """When a session counts as connected: with the peer's first packet under the new keys."""
 
     def test_the_client_waits_for_the_servers_packet(self) -> None:
-        pair = self.pair(latency=0.1)
+        pair = self.pair(latency=0.1, server=JUDGING)
         connected: list[object] = []
         pair.client.when_connected().addCallback(connected.append)
         pair.run_until(lambda: pair.client.link.writable)  # the keys are there, and were used
@@ -380,13 +385,32 @@ class ConnectedTests(TrustTestCase):
         self.assertEqual((connected, pair.client.state), ([pair.client], SessionState.OPEN))
 
     def test_a_server_that_never_answers_is_a_timeout(self) -> None:
-        pair = self.pair(latency=0.1)
+        pair = self.pair(latency=0.1, server=JUDGING)
         failures: list[Any] = []
         pair.client.when_connected().addErrback(failures.append)
         pair.run_until(lambda: pair.client.link.writable)
         pair.server_transport.pause()
         pair.advance(11)
         self.assertIs(failures[0].type, HandshakeTimeout)
+
+    def test_the_client_waits_for_a_packet_that_comes_with_the_handshake(self) -> None:
+        pair = self.pair()
+        connected: list[object] = []
+        pair.client.when_connected().addCallback(connected.append)
+        protocol = pair.client_transport._protocol
+        deliver = protocol.dataReceived
+        held: list[bytes] = []
+        protocol.dataReceived = held.append  # type: ignore[method-assign]
+        pair.advance(0)
+        *handshake, packets = (record for data in held for record in split(data))
+        self.assertEqual({record[0] for record in handshake}, {RecordType.CRYPTO})
+        self.assertEqual(packets[0], RecordType.PACKETS)
+        for record in handshake:
+            deliver(record)
+        self.assertIsNotNone(pair.client.peer.fingerprint)  # the handshake is complete
+        self.assertEqual((connected, pair.client.state), ([], SessionState.CONNECTING))
+        deliver(packets)
+        self.assertEqual((connected, pair.client.state), ([pair.client], SessionState.OPEN))
 
     def test_the_server_waits_for_the_clients_packet(self) -> None:
         """The handshake is complete with the client's Finished; the proof of keys is its HELLO."""
