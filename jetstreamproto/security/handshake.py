@@ -38,7 +38,7 @@ from jetstreamproto.security.trust import Trust
 
 ALPN = b"jetstream/1"
 
-_BIO_CHUNK = 1 << 15
+_BIO_CHUNK = 1 << 12
 _CERTIFICATE_DEPTH = 8
 
 

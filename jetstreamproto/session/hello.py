@@ -70,7 +70,9 @@ def meet(payload: memoryview) -> Hello:
         raise ProtocolViolation(f"the peer announced a window of less than {MIN_WINDOW} bytes")
     if not hello.max_message:
         raise ProtocolViolation("the peer accepts no messages")
-    for credential in (hello.username or "", hello.password or ""):
-        if len(credential.encode()) > MAX_CREDENTIAL:
+    for credential in (hello.username, hello.password):
+        if credential and len(credential.encode()) > MAX_CREDENTIAL:
             raise ProtocolViolation(f"a user name or password of over {MAX_CREDENTIAL} bytes")
-    return hello._replace(agent=hello.agent[:MAX_AGENT])
+    if len(hello.agent) > MAX_AGENT:
+        hello = hello._replace(agent=hello.agent[:MAX_AGENT])
+    return hello

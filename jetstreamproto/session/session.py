@@ -324,7 +324,9 @@ class Session:
 
     def meet(self, hello: Hello) -> None:
         """The peer has introduced itself."""
-        self.peer_hello = hello._replace(password=None)  # not to be kept in memory
+        if hello.password is not None:
+            hello = hello._replace(password=None)  # not to be kept in memory
+        self.peer_hello = hello
         self.outbox.credit = SendCredit(hello.session_window)
 
     def connected(self) -> None:
