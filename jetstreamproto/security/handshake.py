@@ -95,7 +95,7 @@ class Handshake:
         self._now = now
         self._refusal: JetStreamError | None = None
         self._judged: x509.Certificate | None = None  # and not proved before the end
-        self._keys: dict[bytes, tuple[TrafficKeys, TrafficKeys]] = {}  # by what they are for
+        self._early_keys: tuple[TrafficKeys, TrafficKeys] | None = None
         self._connection = tls.connection()
         self._connection.set_app_data(ref(self))  # no cycle: it goes as soon as it is dropped
         if tls.role is Role.SERVER:
@@ -142,22 +142,22 @@ class Handshake:
 
     def traffic_keys(self, transport: bytes) -> tuple[TrafficKeys, TrafficKeys]:
         """The keys to send with and to receive with, once `complete`."""
-        if transport not in self._keys:
-            self._keys[transport] = self._export(transport)
-        return self._keys[transport]
+        early, self._early_keys = self._early_keys, None  # not kept: epochs are to be forgotten
+        return early or self._export(transport)
 
     def early_keys(self, transport: bytes) -> tuple[TrafficKeys, TrafficKeys] | None:
         """A server's keys as soon as its own part is done (RFC 8446 section 2: 0.5 round trips).
 
         None for a client, before that, and for a server that judges certificates: it may find
-        that it does not want to talk to this client.
+        that it does not want to talk to this client. `traffic_keys` of the same transport follows.
         """
         if self._tls.role is Role.CLIENT or self._tls.trust is not None:
             return None
         try:
-            return self.traffic_keys(transport)
+            self._early_keys = self._export(transport)
         except SSL.Error:
             return None
+        return self._early_keys
 
     def _export(self, transport: bytes) -> tuple[TrafficKeys, TrafficKeys]:
         exported = self._connection.export_keying_material(

@@ -260,6 +260,24 @@ class ExporterTests(TestCase):
         derived = expand_label(secret, label, digest(b""), len(digest(b"")))
         return expand_label(derived, b"exporter", digest(context), size)
 
+    def test_a_server_has_them_early_and_keeps_none(self) -> None:
+        alice, bob = client(), server()
+        self.assertIsNone(alice.early_keys(b"tcp"))
+        self.assertIsNone(bob.early_keys(b"tcp"))  # nothing has come yet
+        bob.receive(alice.outgoing())
+        early = bob.early_keys(b"tcp")
+        assert early is not None
+        self.assertFalse(bob.complete)
+        exchange(alice, bob)
+        self.assertIs(bob.traffic_keys(b"tcp"), early)
+        again = bob.traffic_keys(b"tcp")
+        self.assertIsNot(again, early)
+        self.assertEqual([keys.iv for keys in again], [keys.iv for keys in early])
+        self.assertEqual(alice.traffic_keys(b"tcp")[1].iv, early[0].iv)
+        judging = server(TlsContext(Role.SERVER, identity=IDENTITY, trust=Lenient()))
+        judging.receive(client().outgoing())
+        self.assertIsNone(judging.early_keys(b"tcp"))
+
     def test_before_the_end_there_are_no_keys(self) -> None:
         with self.assertRaises(SSL.Error):
             client().traffic_keys(b"tcp")
