@@ -25,7 +25,7 @@ _MARGIN = 60.0  # seconds that a run may take beyond its own time
 def main() -> None:
     options = arguments.parser(
         "Bulk throughput in MB/s (1e6 bytes).",
-        ["tls", "tcp"],
+        ["tls", "tls-pull", "tls-queue", "tcp", "tcp-pull", "tcp-queue"],
         5,
         others=[*udp.VARIANTS, *quic.VARIANTS, "aioquic"],
     )

@@ -25,7 +25,11 @@ class Column:
 NAMES = {
     OURS: "JetStreamProto",
     "tls": "Twisted TLS 1.3",
+    "tls-pull": "Twisted TLS 1.3, pull producer",
+    "tls-queue": "Twisted TLS 1.3, no producer",
     "tcp": "Twisted TCP, plain",
+    "tcp-pull": "Twisted TCP, plain, pull producer",
+    "tcp-queue": "Twisted TCP, plain, no producer",
     "amp": "Twisted AMP, plain",
     "grpc": "grpcio aio, plain",
     "int32": "Int32StringReceiver, plain",

@@ -1,6 +1,9 @@
 """Twisted's plain TCP on the stock epoll reactor: a ceiling, not a rival, since it is in the clear.
 
-`tls` runs the same protocols over TLS.
+`tls` runs the same protocols over TLS. The sender is a push producer, which writes until the
+transport has had enough. In `tcp-pull` and `tls-pull` it is a pull producer, as Twisted's
+`FileSender` is one, which writes when the transport has nothing left; in `tcp-queue` and
+`tls-queue` it is none at all: it writes a fixed number of blocks, and the transport keeps them.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from tests.benchmarks.job import Job
 from tests.benchmarks.window import Window
 
 _COUNT_SIZE = 8
+_QUEUED = 1 << 28  # bytes that are written at once where nothing holds the sender back
 
 
 class Sink(Protocol):
@@ -85,6 +89,22 @@ async def bulk(reactor: Any, job: Job) -> dict[str, float]:
     return await bulk_over(TCP4ClientEndpoint(reactor, "127.0.0.1", job.port), Line, job)
 
 
+def _start_source(transport: Any, job: Job) -> BlockSource:
+    """Begin to send blocks in the way that the variant says."""
+    if "queue" in job.variant:
+        source = BlockSource(transport.write, lambda: None, job.seconds, most=_QUEUED)
+        source.resumeProducing()
+        return source
+    streaming = "pull" not in job.variant
+    source = BlockSource(
+        transport.write, transport.unregisterProducer, job.seconds, streaming=streaming
+    )
+    transport.registerProducer(source, streaming)
+    if streaming:
+        source.resumeProducing()
+    return source
+
+
 async def bulk_over(
     endpoint: IStreamClientEndpoint, kind: type[Line], job: Job
 ) -> dict[str, float]:
@@ -94,9 +114,7 @@ async def bulk_over(
     transport = line.transport
     window = Window(job.server_pid)
     window.start()
-    source = BlockSource(transport.write, transport.unregisterProducer, job.seconds)
-    transport.registerProducer(source, True)
-    source.resumeProducing()
+    source = _start_source(transport, job)
     received = int.from_bytes(await line.read(_COUNT_SIZE), "big")
     figures = bulk_figures(received, window.stop())
     if received != source.sent:
