@@ -57,6 +57,7 @@ class JetStreamProtocol(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         try:
             self._link.connection_lost()
+            self.session.let_go()
         finally:
             if self._on_lost is not None:
                 self._on_lost()

@@ -42,6 +42,10 @@ _MAX_UNORDERED = MIN_ROOM << 16
 """The largest message on a channel that numbers fragments, which it does in 16 bits."""
 
 
+_NOBODY = ChannelProtocol()
+"""The protocol of channels that are closed: they and their own do not keep each other alive."""
+
+
 class ChannelState(Enum):
     following: tuple[ChannelState, ...]
     """Those that may be next."""
@@ -262,11 +266,13 @@ class Channel:
 
     def pauseProducing(self) -> None:
         """Deliver no messages until `resumeProducing`; the peer is stopped by its credit."""
-        self.delivery.pause()
+        if self.state is not ChannelState.CLOSED:
+            self.delivery.pause()
 
     def resumeProducing(self) -> None:
         """Deliver again, first what arrived meanwhile."""
-        self.delivery.resume()
+        if self.state is not ChannelState.CLOSED:
+            self.delivery.resume()
 
     def stopProducing(self) -> None:
         """The application does not want the channel any more."""
@@ -380,6 +386,8 @@ class Channel:
         self._tell_waiters(reason)
         if not was_opening:
             call_application(self, self.protocol.channel_closed, reason)
+        self.protocol = _NOBODY
+        del self.delivery
 
     def _our_end_sent(self) -> None:
         self._end_sent = True

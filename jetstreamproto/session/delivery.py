@@ -110,7 +110,7 @@ class Delivery:
 
     def stop(self) -> None:
         """The channel is over: forget what was not delivered."""
-        self.receiving = False
+        self.receiving = self._end_held = False
         intake = self._channel.session.intake
         while self._held:
             *_, cost, was_held = self._held.popleft()

@@ -84,6 +84,10 @@ class Departure:
             self._deadline.cancel()
             self._deadline = None
 
+    def let_go(self) -> None:
+        """It was stopped, and is not asked for anything any more."""
+        del self._session
+
     def _go_away(self, code: int, reason: str) -> None:
         payload = reason_bytes(reason)
         last = self._table.newest_of_peer

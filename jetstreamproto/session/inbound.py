@@ -15,6 +15,7 @@ from jetstreamproto.wire.session_messages import OPEN
 if TYPE_CHECKING:
     from jetstreamproto.session.session import Session
 
+_OPEN = SessionState.OPEN
 _DATA = int(Kind.DATA)
 _DROPPED = int(Flag.DROPPED)
 _SIZE = 4  # bytes of the size in a packet that stands for one that was given up
@@ -23,89 +24,97 @@ _MAX_REPLIES = 8192
 """Answers to a peer's packets that may wait to be sent; only a hostile peer causes more."""
 
 
-class Inbound:
-    """Gives each packet to what it concerns: the introduction, a channel, or the session itself."""
+def take_packets(session: Session, table: ChannelTable, packets: Iterable[PacketParts]) -> None:
+    """Give each packet to what it concerns: the introduction, a channel, or the session itself.
 
-    __slots__ = ("_session", "_table")
-
-    def __init__(self, session: Session, table: ChannelTable) -> None:
-        self._session = session
-        self._table = table
-
-    def take(self, packets: Iterable[PacketParts]) -> None:
-        """Act on `packets`. Raises `ProtocolViolation` or `WireError` for what may not come."""
-        session = self._session
-        find, intake, credit = self._table.find, session.intake, session.intake.credit
-        for packet in packets:
-            seq, channel_id, kind, flags, code, payload = packet
+    Raises `ProtocolViolation` or `WireError` for what may not come.
+    """
+    find, intake, credit = table.find, session.intake, session.intake.credit
+    for packet in packets:
+        if session.state is not _OPEN:
             if session.state is SessionState.CONNECTING:
-                self._introduce(packet)
-            elif kind == _DATA and not flags & _DROPPED:
-                size = len(payload)
-                if size > MAX_FRAGMENT:
-                    raise ProtocolViolation(f"a fragment of {size} bytes")
-                credit.receive(size + PACKET_COST)
-                channel = find(channel_id)
-                if channel is None:
-                    intake.consumed(size + PACKET_COST)
-                else:
-                    channel.delivery.data_received(seq, flags, code, payload)
-            elif kind == _DATA:
-                self._dropped_received(seq, channel_id, payload)
+                _introduce(session, table, packet)
+                credit = intake.credit  # which begins anew when we say HELLO
+                continue
+            if session.state is SessionState.CLOSED:
+                return  # an application has dropped it
+        seq, channel_id, kind, flags, code, payload = packet
+        if kind == _DATA and not flags & _DROPPED:
+            size = len(payload)
+            if size > MAX_FRAGMENT:
+                raise ProtocolViolation(f"a fragment of {size} bytes")
+            credit.receive(size + PACKET_COST)
+            channel = find(channel_id)
+            if channel is None:
+                intake.consumed(size + PACKET_COST)
             else:
-                self._control_received(seq, channel_id, kind, code, payload)
-
-    def _introduce(self, packet: PacketParts) -> None:
-        introduction = self._session.introduction
-        assert introduction is not None
-        introduction.packet_received(packet)
-        if self._session.state is not SessionState.CONNECTING:
-            self.take(introduction.take_early())
-
-    def _dropped_received(self, seq: int, channel_id: int, payload: memoryview) -> None:
-        """The link has given up a DATA packet; its credit comes back as if it had come."""
-        size = int.from_bytes(payload, "little")
-        if len(payload) != _SIZE or size > MAX_FRAGMENT:
-            raise ProtocolViolation("a packet that was given up has an impossible size")
-        intake = self._session.intake
-        intake.credit.receive(size + PACKET_COST)
-        channel = self._table.find(channel_id)
-        if channel is None:
-            intake.consumed(size + PACKET_COST)
+                channel.delivery.data_received(seq, flags, code, payload)
+        elif kind == _DATA:
+            _dropped_received(session, table, seq, channel_id, payload)
         else:
-            channel.delivery.dropped_received(seq, size)
+            _control_received(session, table, seq, channel_id, kind, code, payload)
 
-    def _control_received(
-        self, seq: int, channel_id: int, kind: int, code: int, payload: memoryview
-    ) -> None:
-        session, table = self._session, self._table
-        if session.outbox.replies > _MAX_REPLIES:
-            raise ProtocolViolation("the peer asks for more than it reads")
-        elif kind == Kind.CREDIT:
-            self._credit_received(channel_id, seq)
-        elif kind == Kind.END:
-            channel = table.find(channel_id)
-            if channel is not None:
-                channel.delivery.end_received(seq)
-        elif kind == Kind.OPEN:
-            table.open_received(channel_id, OPEN.decode(payload))
-        elif kind == Kind.ACCEPT:
-            table.accept_received(channel_id)
-        elif kind == Kind.RESET:
-            table.reset_received(channel_id, code, reason_text(payload))
-        elif kind == Kind.PING:
-            session.outbox.put_reply(Kind.PONG, 0, seq=seq)
-        elif kind == Kind.PONG:
-            session.pulse.pong_received(seq)
-        elif kind == Kind.GOAWAY:
-            session.departure.goaway_received(code, reason_text(payload))
-        else:
-            raise ProtocolViolation(f"unknown packet kind {kind}")
 
-    def _credit_received(self, channel_id: int, limit: int) -> None:
-        if channel_id == 0:
-            self._session.outbox.credit.grant(limit)
-            return
-        channel = self._table.find(channel_id)
+def _introduce(session: Session, table: ChannelTable, packet: PacketParts) -> None:
+    introduction = session.introduction
+    assert introduction is not None
+    introduction.packet_received(packet)
+    if session.state is not SessionState.CONNECTING:
+        take_packets(session, table, introduction.take_early())
+
+
+def _dropped_received(
+    session: Session, table: ChannelTable, seq: int, channel_id: int, payload: memoryview
+) -> None:
+    """The link has given up a DATA packet; its credit comes back as if it had come."""
+    size = int.from_bytes(payload, "little")
+    if len(payload) != _SIZE or size > MAX_FRAGMENT:
+        raise ProtocolViolation("a packet that was given up has an impossible size")
+    session.intake.credit.receive(size + PACKET_COST)
+    channel = table.find(channel_id)
+    if channel is None:
+        session.intake.consumed(size + PACKET_COST)
+    else:
+        channel.delivery.dropped_received(seq, size)
+
+
+def _control_received(
+    session: Session,
+    table: ChannelTable,
+    seq: int,
+    channel_id: int,
+    kind: int,
+    code: int,
+    payload: memoryview,
+) -> None:
+    if session.outbox.replies > _MAX_REPLIES:
+        raise ProtocolViolation("the peer asks for more than it reads")
+    elif kind == Kind.CREDIT:
+        _credit_received(session, table, channel_id, seq)
+    elif kind == Kind.END:
+        channel = table.find(channel_id)
         if channel is not None:
-            channel.credit_received(limit)
+            channel.delivery.end_received(seq)
+    elif kind == Kind.OPEN:
+        table.open_received(channel_id, OPEN.decode(payload))
+    elif kind == Kind.ACCEPT:
+        table.accept_received(channel_id)
+    elif kind == Kind.RESET:
+        table.reset_received(channel_id, code, reason_text(payload))
+    elif kind == Kind.PING:
+        session.outbox.put_reply(Kind.PONG, 0, seq=seq)
+    elif kind == Kind.PONG:
+        session.pulse.pong_received(seq)
+    elif kind == Kind.GOAWAY:
+        session.departure.goaway_received(code, reason_text(payload))
+    else:
+        raise ProtocolViolation(f"unknown packet kind {kind}")
+
+
+def _credit_received(session: Session, table: ChannelTable, channel_id: int, limit: int) -> None:
+    if channel_id == 0:
+        session.outbox.credit.grant(limit)
+        return
+    channel = table.find(channel_id)
+    if channel is not None:
+        channel.credit_received(limit)

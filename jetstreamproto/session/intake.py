@@ -30,6 +30,10 @@ class Intake:
         """The peer is told that it may send `window` bytes to begin with."""
         self.credit = ReceiveCredit(window, self._max_window)
 
+    def let_go(self) -> None:
+        """The session is over, and nothing is taken in any more."""
+        del self._renew
+
     def hold(self, cost: int) -> bool:
         """A paused channel keeps what arrived: give the session its credit back all the same.
 

@@ -130,6 +130,10 @@ class Outbox:
             self._wake.cancel()
             self._wake = None
 
+    def let_go(self) -> None:
+        """It was stopped, and is not asked for anything any more."""
+        del self._on_empty
+
     def pump(self) -> None:
         """Give the link what is to be sent, most urgent first, until it has no room."""
         link = self.link

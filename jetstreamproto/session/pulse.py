@@ -77,6 +77,10 @@ class Pulse:
             if waiting is not None:
                 waiting.errback(reason)
 
+    def let_go(self) -> None:
+        """It was stopped, and is not asked for anything any more."""
+        del self._bytes_received, self._send_ping, self._on_silent
+
     def ping(self) -> Deferred[float]:
         """Fires with the time the peer's answer took, in seconds."""
         result: Deferred[float] = Deferred()

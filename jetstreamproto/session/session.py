@@ -30,7 +30,7 @@ from jetstreamproto.session.codes import (
 from jetstreamproto.session.credit import ReceiveCredit, SendCredit
 from jetstreamproto.session.departure import Departure
 from jetstreamproto.session.host import SessionHost
-from jetstreamproto.session.inbound import Inbound
+from jetstreamproto.session.inbound import take_packets
 from jetstreamproto.session.intake import Intake
 from jetstreamproto.session.introduction import Introduction
 from jetstreamproto.session.outbox import Outbox
@@ -55,7 +55,6 @@ class Session:
         "_close_waiters",
         "_connect_waiters",
         "_host",
-        "_inbound",
         "_linked",
         "_table",
         "_was_open",
@@ -106,7 +105,6 @@ class Session:
         )
         self.introduction: Introduction | None = Introduction(self, host, client=client)
         self.departure = Departure(self, self._table)
-        self._inbound = Inbound(self, self._table)
         self._connect_waiters: list[Deferred[Session]] = []
         self._close_waiters: list[Deferred[None]] = []
 
@@ -195,14 +193,16 @@ class Session:
 
     def close(self) -> Deferred[None]:
         """End every channel, then the session, within `drain_timeout`; fires when it is gone."""
-        self.departure.leave(ResetCode.NO_ERROR, "")
-        for channel in self.channels:
-            channel.end()
+        if self.state is not SessionState.CLOSED:
+            self.departure.leave(ResetCode.NO_ERROR, "")
+            for channel in self.channels:
+                channel.end()
         return self.when_closed()
 
     def drain(self, reason: str = "") -> Deferred[None]:
         """Tell the peer to finish its work here and go; after `drain_timeout` it is ended."""
-        self.departure.leave(ResetCode.GOING_AWAY, reason)
+        if self.state is not SessionState.CLOSED:
+            self.departure.leave(ResetCode.GOING_AWAY, reason)
         return self.when_closed()
 
     def abort(self) -> None:
@@ -257,7 +257,7 @@ class Session:
         outbox = self.outbox
         outbox.hold()
         try:
-            self._inbound.take(packets)
+            take_packets(self, self._table, packets)
         except (ProtocolViolation, WireError) as error:
             self._violated(error)
         finally:
@@ -290,6 +290,14 @@ class Session:
             closes, self._close_waiters = self._close_waiters, []
             for close in closes:
                 close.callback(None)
+
+    def let_go(self) -> None:
+        """Have it freed as soon as nobody uses it, not when the garbage collector runs next.
+
+        Call it after `link_lost`, when nothing that is part of the session is running.
+        """
+        for part in (self._table, self.departure, self.intake, self.outbox, self.pulse):
+            part.let_go()
 
     # --- for channels ------------------------------------------------------------------
 

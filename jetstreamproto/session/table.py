@@ -244,6 +244,10 @@ class ChannelTable:
         for channel in self:
             channel.close(reason)
 
+    def let_go(self) -> None:
+        """The session is over, all channels are closed, and none comes any more."""
+        del self._session
+
     def forget(self, channel: Channel, reason: JetStreamError | None) -> None:
         """`channel` is closed; if it was being opened, that fails with `reason`."""
         del self._channels[channel.id]

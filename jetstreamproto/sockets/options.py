@@ -210,12 +210,13 @@ def read_congestion(handle: socket.socket) -> str | None:
 def is_local(handle: socket.socket) -> bool:
     """Whether this is an IP connection whose two ends are on this host."""
     try:
-        peer, own = handle.getpeername(), handle.getsockname()
+        peer = handle.getpeername()
+        if not isinstance(peer, tuple) or not isinstance(peer[0], str):
+            return False  # not IP
+        host = peer[0]
+        return host.startswith(("127.", "::ffff:127.")) or bool(host == handle.getsockname()[0])
     except OSError:
         return False  # not connected
-    if not isinstance(peer, tuple) or not isinstance(peer[0], str):
-        return False  # not IP
-    return peer[0] == own[0] or peer[0].startswith(("127.", "::ffff:127."))
 
 
 def summary(settings: Iterable[Setting]) -> str:

@@ -315,6 +315,7 @@ class TcpLink:
         read_no_more(self._transport)
         self._handshake = None
         self._user.link_lost(self._failure)
+        del self._user  # which has this link: neither is to keep the other alive
 
     def _read_records(self, data: bytes | memoryview) -> None:
         view = memoryview(data)

@@ -10,7 +10,7 @@ from collections import Counter
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from jetstreamproto.errors import ChannelReset
+from jetstreamproto.errors import ChannelReset, SessionClosed, SessionCut
 from jetstreamproto.services.echo import Echo
 from jetstreamproto.session.channel import Channel
 from jetstreamproto.session.protocol import Inbox
@@ -162,3 +162,54 @@ class ResidueTests(SynchronousTestCase):
             del pair, inbox, opening, pinging, one
         gc.collect()
         self.assertEqual([one() for one in known if one() is not None], [])
+
+    def test_a_session_that_is_over_is_in_no_cycle(self) -> None:
+        for how in ("close", "cut", "abort"):
+            pair = self.pair()
+            inbox = pair.run(pair.client.open("echo"))
+            inbox.channel.send(b"x")
+            unanswered = pair.client.ping()
+            unanswered.addErrback(lambda _: None)
+            pair.cut() if how == "cut" else getattr(pair.client, how)()
+            pair.advance(30)
+            del inbox, unanswered
+            own = {"Channel", "ChannelTable", "Departure", "TcpLink", "method"}
+            for side, forbidden in ((pair.client, own | {"cell"}), (pair.server, own)):
+                holders = {type(one).__qualname__ for one in gc.get_referrers(side)}
+                self.assertEqual(holders & forbidden, set(), how)
+
+    def test_a_channel_that_is_closed_goes_with_its_protocol(self) -> None:
+        pair = self.pair()
+        known = []
+        gc.disable()
+        self.addCleanup(gc.enable)
+        for way in ("end", "reset"):
+            inbox = pair.run(pair.client.open("echo"))
+            known += [weakref.ref(inbox)]
+            inbox.channel.send(b"x")
+            getattr(inbox.channel, way)()
+            pair.advance(1)
+            self.assertEqual(pair.client.channels, ())
+            del inbox
+        self.assertEqual([one() for one in known if one() is not None], [])
+
+    def test_what_is_closed_may_still_be_asked(self) -> None:
+        pair = self.pair()
+        inbox = pair.run(pair.client.open("echo"))
+        channel, session = inbox.channel, pair.client
+        pair.cut()
+        pair.advance(1)
+        channel.pauseProducing()
+        channel.resumeProducing()
+        channel.end()
+        channel.reset()
+        self.failureResultOf(channel.when_closed(), SessionCut)
+        self.assertIn("closed", repr(channel))
+        for gone in (session.close(), session.drain(), session.when_closed()):
+            self.assertIsNone(self.successResultOf(gone))
+        self.failureResultOf(session.open("echo"), SessionClosed)
+        self.failureResultOf(session.ping(), SessionClosed)
+        session.abort()
+        self.assertEqual(session.channels, ())
+        self.assertEqual(session.transport, "tcp")
+        self.assertGreater(session.link.stats.bytes_sent, 0)
