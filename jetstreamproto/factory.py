@@ -24,6 +24,7 @@ from jetstreamproto.session.codes import ResetCode
 from jetstreamproto.session.protocol import ChannelProtocol
 from jetstreamproto.session.session import Session
 from jetstreamproto.session.settings import DEFAULT_SETTINGS, SessionSettings
+from jetstreamproto.session.timeouts import Timeouts
 from jetstreamproto.transports.admission import Admission, AdmissionLimits, Ticket
 from jetstreamproto.wire.session_messages import Hello
 
@@ -73,6 +74,7 @@ class SessionFactory(Factory):
         self._server_name: str | None = None  # what a client calls the server
         self._record_limits = record_limits
         self._reactor = reactor
+        self._timeouts: Timeouts | None = None
 
     @property
     def clock(self) -> IReactorTime:
@@ -82,6 +84,13 @@ class SessionFactory(Factory):
 
             self._reactor = IReactorTime(reactor)
         return self._reactor
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """The deadlines of all its sessions."""
+        if self._timeouts is None:
+            self._timeouts = Timeouts(self.clock)
+        return self._timeouts
 
     def accept(self, session: Session, service: str) -> ChannelProtocol:
         make = self.services.get(service)
@@ -168,7 +177,7 @@ class JetStreamServerFactory(SessionFactory):
         ticket = self.admission.admit(host)
         if ticket is None:
             return "the server has too many connections"
-        session = Session(self, self.clock, client=False)
+        session = Session(self, self.timeouts, client=False)
         self._tickets[session] = ticket
         return Admitted(session, lambda: self._release(session))
 
@@ -245,7 +254,7 @@ class JetStreamClientFactory(SessionFactory, ClientFactory):
 
     def new_session(self) -> Session:
         """A session for a connection to the server that is about to be made."""
-        return Session(self, self.clock, client=True)
+        return Session(self, self.timeouts, client=True)
 
     def buildProtocol(self, addr: IAddress | None) -> JetStreamProtocol:
         protocol = JetStreamProtocol(self.new_session(), self.handshake(), self._record_limits)

@@ -18,6 +18,7 @@ from jetstreamproto.session.codes import PACKET_COST, PROTOCOL_VERSION, ResetCod
 from jetstreamproto.session.protocol import ChannelProtocol
 from jetstreamproto.session.session import Session
 from jetstreamproto.session.settings import DEFAULT_SETTINGS, SessionSettings
+from jetstreamproto.session.timeouts import Timeouts
 from jetstreamproto.testing.pair import SessionPair
 from jetstreamproto.transports.link import LinkStats, Peer
 from jetstreamproto.wire.packet import Flag, Kind, split_packets
@@ -259,7 +260,7 @@ class RawPeer:
     ) -> None:
         self.clock = QuickClock()
         self.host = FakeHost(settings, services)
-        self.session = Session(self.host, self.clock, client=client)
+        self.session = Session(self.host, Timeouts(self.clock), client=client)
         self.link = FakeLink(self.session, self.clock, streams)
         self.session.start(self.link)
         self.session.link_ready()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from twisted.internet.interfaces import IDelayedCall
-
 from jetstreamproto.errors import JetStreamError, SessionCut
 from jetstreamproto.session.codes import ResetCode, reason_bytes
 from jetstreamproto.session.guard import call_application
 from jetstreamproto.session.state import SessionState
 from jetstreamproto.session.table import ChannelTable
+from jetstreamproto.session.timeouts import Timeout
 from jetstreamproto.wire.packet import Kind
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ class Departure:
         self.leaving = False
         self._session = session
         self._table = table
-        self._deadline: IDelayedCall | None = None
+        self._deadline: Timeout | None = None
 
     def leave(self, code: int, reason: str) -> None:
         """This side wants to end the session: at the latest when the deadline comes."""
@@ -112,10 +111,9 @@ class Departure:
     def _set_deadline(self) -> None:
         session = self._session
         timeout = session.settings.drain_timeout
-        if self._deadline is None:
-            self._deadline = session.clock.callLater(timeout, self._timed_out)
-        else:
-            self._deadline.reset(timeout)
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = session.timeouts.after(timeout, self._timed_out)
 
     def _timed_out(self) -> None:
         self._deadline = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import fail
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from jetstreamproto.errors import HandshakeTimeout, NotLetIn, ProtocolViolation, Refused
@@ -13,6 +12,7 @@ from jetstreamproto.session.codes import ResetCode, reason_text
 from jetstreamproto.session.hello import first_windows, introduce, meet
 from jetstreamproto.session.host import SessionHost
 from jetstreamproto.session.state import SessionState
+from jetstreamproto.session.timeouts import Timeout
 from jetstreamproto.wire.packet import Kind, PacketParts
 from jetstreamproto.wire.session_messages import Hello
 
@@ -55,14 +55,12 @@ class Introduction:
         self._in_turn = False
         self._early: list[PacketParts] = []
         self._early_size = 0
-        self._deadline: IDelayedCall | None = None
+        self._deadline: Timeout | None = None
 
     def start(self) -> None:
         """There is a link: the time runs."""
         session = self._session
-        self._deadline = session.clock.callLater(
-            session.settings.handshake_timeout, self._timed_out
-        )
+        self._deadline = session.timeouts.after(session.settings.handshake_timeout, self._timed_out)
 
     def link_ready(self) -> None:
         """Packets can be sent."""

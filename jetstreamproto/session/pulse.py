@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from jetstreamproto.errors import JetStreamError, SessionClosed
+from jetstreamproto.session.timeouts import Timeout, Timeouts
 
 _MAX_PINGS = 64
 _SHORTEST_WAIT = 0.01  # seconds: what is left to wait may be a rounding error
@@ -34,13 +34,14 @@ class Pulse:
         "_probing",
         "_quiet_since",
         "_send_ping",
+        "_timeouts",
         "heard",
         "rtt",
     )
 
     def __init__(
         self,
-        clock: IReactorTime,
+        timeouts: Timeouts,
         heartbeat: float,
         idle_timeout: float,
         bytes_received: Callable[[], int],
@@ -49,7 +50,8 @@ class Pulse:
     ) -> None:
         self.heard = False
         self.rtt: float | None = None
-        self._clock = clock
+        self._timeouts = timeouts
+        self._clock = timeouts.clock
         self._heartbeat = heartbeat
         self._idle_timeout = idle_timeout
         self._bytes_received = bytes_received
@@ -57,7 +59,7 @@ class Pulse:
         self._send_ping = send_ping
         self._on_silent = on_silent
         self._quiet_since = 0.0
-        self._beat_call: IDelayedCall | None = None
+        self._beat_call: Timeout | None = None
         self._probing = False
         self._pings: dict[int, tuple[float, Deferred[float] | None]] = {}
         self._next = 1
@@ -65,7 +67,7 @@ class Pulse:
     def start(self) -> None:
         """Begin to watch the peer."""
         self._quiet_since = self._clock.seconds()
-        self._beat_call = self._clock.callLater(self._heartbeat, self._beat)
+        self._beat_call = self._timeouts.after(self._heartbeat, self._beat)
 
     def stop(self, reason: JetStreamError) -> None:
         """The session is over; unanswered pings fail with `reason`."""
@@ -126,4 +128,4 @@ class Pulse:
         if not heard:  # also when a packet is on its way: its sender should hear of us
             self._send_ping(0)  # nobody waits for this answer, so it needs no number
         wait = max(_SHORTEST_WAIT, min(self._heartbeat, self._idle_timeout - quiet))
-        self._beat_call = self._clock.callLater(wait, self._beat)
+        self._beat_call = self._timeouts.after(wait, self._beat)

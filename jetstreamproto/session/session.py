@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from jetstreamproto.errors import (
@@ -38,6 +37,7 @@ from jetstreamproto.session.protocol import ChannelProtocol
 from jetstreamproto.session.pulse import Pulse
 from jetstreamproto.session.state import SessionState
 from jetstreamproto.session.table import ChannelTable
+from jetstreamproto.session.timeouts import Timeouts
 from jetstreamproto.transports.link import Link, Peer, transport_name
 from jetstreamproto.wire.packet import Kind, PacketParts, encode_head
 from jetstreamproto.wire.session_messages import Hello, Mode
@@ -73,11 +73,13 @@ class Session:
         "refusal",
         "settings",
         "state",
+        "timeouts",
     )
 
-    def __init__(self, host: SessionHost, clock: IReactorTime, *, client: bool) -> None:
+    def __init__(self, host: SessionHost, timeouts: Timeouts, *, client: bool) -> None:
         self.settings = host.settings
-        self.clock = clock
+        self.timeouts = timeouts
+        self.clock = clock = timeouts.clock
         self.state = SessionState.CONNECTING
         self.peer_hello: Hello
         self.channel_window = host.settings.channel_window
@@ -96,7 +98,7 @@ class Session:
         self._table = ChannelTable(self, host, client=client)
         self.intake = Intake(self.settings, lambda credit: self.renew_credit(0, credit))
         self.pulse = Pulse(
-            clock,
+            timeouts,
             self.settings.heartbeat,
             self.settings.idle_timeout,
             lambda: self.link.stats.bytes_received,

@@ -7,7 +7,6 @@ from math import ceil
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from jetstreamproto.errors import (
@@ -28,6 +27,7 @@ from jetstreamproto.session.codes import (
 from jetstreamproto.session.guard import call_application
 from jetstreamproto.session.host import SessionHost
 from jetstreamproto.session.protocol import ChannelProtocol, Inbox
+from jetstreamproto.session.timeouts import Timeout
 from jetstreamproto.wire.packet import Kind
 from jetstreamproto.wire.session_messages import OPEN, Mode, Open
 
@@ -66,7 +66,7 @@ class ChannelTable:
         self._host = host
         self._side = _CLIENT_SIDE if client else _SERVER_SIDE
         self._channels: dict[int, Channel] = {}
-        self._openings: dict[int, tuple[Deferred[Any], IDelayedCall]] = {}
+        self._openings: dict[int, tuple[Deferred[Any], Timeout]] = {}
         self._next = 1 if client else 2
         self._newest = 0  # of the peer's channels
         self._opened = IntervalSet()  # halves of their numbers, where they may come in any order
@@ -129,8 +129,9 @@ class ChannelTable:
         self._next += 2
         opened: Deferred[P] = Deferred(lambda _: self._give_up(channel))
         session = self._session
-        timer = session.clock.callLater(
-            session.settings.open_timeout, channel.reset, ResetCode.TIMED_OUT, "no answer to OPEN"
+        timer = session.timeouts.after(
+            session.settings.open_timeout,
+            lambda: channel.reset(ResetCode.TIMED_OUT, "no answer to OPEN"),
         )
         self._openings[channel.id] = (opened, timer)
         session.outbox.put_control(Kind.OPEN, channel.id, payload=OPEN.encode(request))
@@ -139,8 +140,7 @@ class ChannelTable:
     def _give_up(self, channel: Channel) -> None:
         """Whoever asked for `channel` has cancelled; its Deferred fails by that."""
         _, timer = self._openings.pop(channel.id)
-        if timer.active():
-            timer.cancel()
+        timer.cancel()
         channel.reset(ResetCode.CANCELLED)
 
     def accept_received(self, channel_id: int) -> None:
@@ -256,8 +256,7 @@ class ChannelTable:
         opening = self._openings.pop(channel.id, None)
         if opening is not None:
             opened, timer = opening
-            if timer.active():
-                timer.cancel()
+            timer.cancel()
             opened.errback(reason or ChannelReset(ResetCode.CANCELLED))
 
 
