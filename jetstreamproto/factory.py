@@ -24,8 +24,8 @@ from jetstreamproto.session.codes import ResetCode
 from jetstreamproto.session.protocol import ChannelProtocol
 from jetstreamproto.session.session import Session
 from jetstreamproto.session.settings import DEFAULT_SETTINGS, SessionSettings
-from jetstreamproto.session.timeouts import Timeouts
 from jetstreamproto.transports.admission import Admission, AdmissionLimits, Ticket
+from jetstreamproto.transports.timeouts import Timeouts
 from jetstreamproto.wire.session_messages import Hello
 
 _log = Logger()

@@ -10,7 +10,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from jetstreamproto.security.handshake import Handshake
-from jetstreamproto.security.records import DEFAULT_LIMITS, RecordLimits, RecordType, plain_record
+from jetstreamproto.security.records import DEFAULT_LIMITS, RecordLimits, alert_record
 from jetstreamproto.session.session import Session
 from jetstreamproto.sockets.streams import tune_stream
 from jetstreamproto.transports.tcp import TcpLink
@@ -45,9 +45,12 @@ class JetStreamProtocol(Protocol):
 
     def connectionMade(self) -> None:
         assert self.transport is not None and self._handshake is not None
-        unsent = tune_stream(self.transport, self.session.clock)
+        session = self.session
+        unsent = tune_stream(self.transport, session.clock)
         handshake, self._handshake = self._handshake, None
-        self._link = TcpLink(self.transport, self.session, handshake, self._limits, unsent)
+        self._link = TcpLink(
+            self.transport, session, handshake, self._limits, unsent, session.timeouts
+        )
         self.session.start(self._link)
         self._link.start()
 
@@ -77,7 +80,7 @@ class TurnedAway(Protocol):
     def connectionMade(self) -> None:
         transport = self.transport
         assert transport is not None
-        transport.write(plain_record(RecordType.ALERT, bytes(2) + self._why.encode()))
+        transport.write(alert_record(self._why))
         if hasattr(transport, "loseWriteConnection"):
             transport.loseWriteConnection()
             self._deadline = self._clock.callLater(_GOODBYE, transport.abortConnection)  # type: ignore[attr-defined]

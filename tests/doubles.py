@@ -18,9 +18,9 @@ from jetstreamproto.session.codes import PACKET_COST, PROTOCOL_VERSION, ResetCod
 from jetstreamproto.session.protocol import ChannelProtocol
 from jetstreamproto.session.session import Session
 from jetstreamproto.session.settings import DEFAULT_SETTINGS, SessionSettings
-from jetstreamproto.session.timeouts import Timeouts
 from jetstreamproto.testing.pair import SessionPair
 from jetstreamproto.transports.link import LinkStats, Peer
+from jetstreamproto.transports.timeouts import Timeouts
 from jetstreamproto.wire.packet import Flag, Kind, split_packets
 from jetstreamproto.wire.session_messages import HELLO, OPEN, Hello, Mode, Open
 

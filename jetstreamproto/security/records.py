@@ -23,7 +23,7 @@ MAX_BODY = (1 << 18) + TAG_SIZE
 """The largest body of a sealed record: 256 KiB of packets and the tag."""
 MAX_PLAIN_BODY = 1 << 14
 """The largest body of a CRYPTO or ALERT record."""
-
+_MAX_REASON = 256  # bytes of an alert's text
 
 OVERHEAD = 2 * (HEADER_SIZE + TAG_SIZE)
 """What sealing adds to a plaintext at most: its own header and tag, and a REKEY record's."""
@@ -71,6 +71,17 @@ DEFAULT_LIMITS = RecordLimits()
 def plain_record(kind: RecordType, body: bytes) -> bytes:
     """A record that is not sealed (CRYPTO, ALERT)."""
     return _header(kind, len(body)) + body
+
+
+def alert_record(reason: str) -> bytes:
+    """A record that tells a peer without keys why it is turned away."""
+    return plain_record(RecordType.ALERT, bytes(2) + reason.encode()[:_MAX_REASON])
+
+
+def alert_reason(body: bytes) -> str:
+    """What an ALERT record says, fit to be printed; empty if it is nothing."""
+    text = body[2 : 2 + _MAX_REASON].decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def parse_header(buffer: bytes | bytearray | memoryview, offset: int) -> tuple[int, int]:

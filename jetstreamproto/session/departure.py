@@ -9,7 +9,7 @@ from jetstreamproto.session.codes import ResetCode, reason_bytes
 from jetstreamproto.session.guard import call_application
 from jetstreamproto.session.state import SessionState
 from jetstreamproto.session.table import ChannelTable
-from jetstreamproto.session.timeouts import Timeout
+from jetstreamproto.transports.timeouts import Timeout
 from jetstreamproto.wire.packet import Kind
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from jetstreamproto.session.codes import ResetCode, reason_text
 from jetstreamproto.session.hello import first_windows, introduce, meet
 from jetstreamproto.session.host import SessionHost
 from jetstreamproto.session.state import SessionState
-from jetstreamproto.session.timeouts import Timeout
+from jetstreamproto.transports.timeouts import Timeout
 from jetstreamproto.wire.packet import Kind, PacketParts
 from jetstreamproto.wire.session_messages import Hello
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from twisted.internet.defer import Deferred
 
 from jetstreamproto.errors import JetStreamError, SessionClosed
-from jetstreamproto.session.timeouts import Timeout, Timeouts
+from jetstreamproto.transports.timeouts import Timeout, Timeouts
 
 _MAX_PINGS = 64
 _SHORTEST_WAIT = 0.01  # seconds: what is left to wait may be a rounding error

@@ -37,8 +37,8 @@ from jetstreamproto.session.protocol import ChannelProtocol
 from jetstreamproto.session.pulse import Pulse
 from jetstreamproto.session.state import SessionState
 from jetstreamproto.session.table import ChannelTable
-from jetstreamproto.session.timeouts import Timeouts
 from jetstreamproto.transports.link import Link, Peer, transport_name
+from jetstreamproto.transports.timeouts import Timeouts
 from jetstreamproto.wire.packet import Kind, PacketParts, encode_head
 from jetstreamproto.wire.session_messages import Hello, Mode
 

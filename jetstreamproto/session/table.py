@@ -27,7 +27,7 @@ from jetstreamproto.session.codes import (
 from jetstreamproto.session.guard import call_application
 from jetstreamproto.session.host import SessionHost
 from jetstreamproto.session.protocol import ChannelProtocol, Inbox
-from jetstreamproto.session.timeouts import Timeout
+from jetstreamproto.transports.timeouts import Timeout
 from jetstreamproto.wire.packet import Kind
 from jetstreamproto.wire.session_messages import OPEN, Mode, Open
 

@@ -37,6 +37,8 @@ from jetstreamproto.security.records import (
     RecordOpener,
     RecordSealer,
     RecordType,
+    alert_reason,
+    alert_record,
     parse_header,
     plain_record,
 )
@@ -46,7 +48,8 @@ from jetstreamproto.transports.link import LinkStats, LinkUser, Peer, address_te
 from jetstreamproto.transports.reading import ReadBuffer, Unread, read_into, read_no_more
 from jetstreamproto.transports.strangers import recognise
 from jetstreamproto.transports.tcp_state import TcpState
-from jetstreamproto.wire.packet import HEAD_SIZE, split_packets
+from jetstreamproto.transports.timeouts import Timeouts
+from jetstreamproto.wire.packet import HEAD_SIZE, cut_batch, split_packets
 from jetstreamproto.wire.session_messages import Mode
 
 RECORD_SIZE = MAX_BODY - TAG_SIZE - HEAD_SIZE - (1 << 16)
@@ -57,7 +60,6 @@ _EXPORTER_TRANSPORT = b"tcp"
 _SMALL_REST = 4096  # below this, copying the start of a record beats pinning the read it came in
 _SMALL_RECORD = 4096  # up to this size, copying a record is cheaper than a write of its own
 _MAX_HANDSHAKE_BYTES = 1 << 16  # of CRYPTO records, over a connection's life
-_MAX_ALERT_TEXT = 256
 _MAX_PLAINTEXT = MAX_BODY - TAG_SIZE
 
 
@@ -75,7 +77,11 @@ _arrived = ReadBuffer()
 
 @implementer(IPullProducer)
 class TcpLink:
-    """A `Link` over one TCP connection. The protocol that owns the connection feeds it."""
+    """A `Link` over one TCP connection. The protocol that owns the connection feeds it.
+
+    With `timeouts` what begins and what ends a session leaves at the end of the reactor's turn,
+    together with that of other links: of all that wakes a process, only the first is dear.
+    """
 
     streams = False  # one for all channels
     rtt = None
@@ -100,6 +106,7 @@ class TcpLink:
         "_peer_ended",
         "_sealer",
         "_state",
+        "_timeouts",
         "_transport",
         "_unread",
         "_unsent",
@@ -114,6 +121,7 @@ class TcpLink:
         handshake: Handshake,
         limits: RecordLimits = DEFAULT_LIMITS,
         unsent: UnsentLimit | None = None,
+        timeouts: Timeouts | None = None,
     ) -> None:
         self.peer = Peer(address_text(transport))
         self._counts = LinkStats()
@@ -123,6 +131,7 @@ class TcpLink:
         self._answers = handshake.role is Role.SERVER
         self._limits = limits
         self._unsent = unsent
+        self._timeouts = timeouts
         self._state = TcpState.HANDSHAKE
         self._closed = False  # CLOSING or LOST, which is asked at every step
         self._may_send = False  # packets: there are keys, and nobody ends or closes it
@@ -136,7 +145,7 @@ class TcpLink:
         self._batch: list[bytes | memoryview] = []
         self._batch_size = 0
         self._blocked = False
-        self._cork: list[bytes] | None = None
+        self._cork: list[bytes] | None = []
         self._eager = isinstance(transport, FileDescriptor) and not getattr(transport, "TLS", False)
         # receiving: the pieces of a record that is not whole yet
         self._unread = Unread()
@@ -148,6 +157,7 @@ class TcpLink:
         read_into(_arrived, self._transport, self._unread)
         self._handshake.start()
         self._send_handshake()
+        self._uncork_with_others()
 
     # --- sending ---------------------------------------------------------------------
 
@@ -184,7 +194,7 @@ class TcpLink:
 
     def close(self) -> None:
         if self._state is TcpState.SEALED:
-            self._move(TcpState.ENDING)
+            self._state = self._state.then(TcpState.ENDING)
             self._may_send = False
             self._finish_sending()
         elif self._state is TcpState.HANDSHAKE:
@@ -217,16 +227,9 @@ class TcpLink:
 
     def _flush_all_but_last_record(self) -> None:
         """Packets were taken while the transport was busy, more of them than fit one record."""
-        batch, self._batch = self._batch, []
-        size = 0
-        for index in range(0, len(batch), 2):
-            packet = len(batch[index]) + len(batch[index + 1])
-            if size + packet > _MAX_PLAINTEXT:
-                self._write_sealed(_PACKETS, b"".join(self._batch))
-                self._batch.clear()
-                size = 0
-            self._batch += batch[index : index + 2]
-            size += packet
+        *full, self._batch = cut_batch(self._batch, _MAX_PLAINTEXT)
+        for batch in full:
+            self._write_sealed(_PACKETS, b"".join(batch))
 
     def _write_sealed(self, kind: int, plaintext: bytes) -> None:
         if self._sealer is not None and not self._closed:
@@ -248,6 +251,12 @@ class TcpLink:
         corked, self._cork = self._cork, None
         if corked:
             self._put(corked[0] if len(corked) == 1 else b"".join(corked))
+
+    def _uncork_with_others(self) -> None:
+        if self._timeouts is None or not self._cork:
+            self._uncork()
+        else:
+            self._timeouts.after(0, self._uncork)
 
     def _put(self, record: bytes | memoryview) -> None:
         """Write now what the socket takes, and leave the rest, copied, to the transport."""
@@ -272,7 +281,7 @@ class TcpLink:
         if self._blocked:
             return
         self._write_sealed(RecordType.END, b"")
-        self._move(TcpState.ENDED)
+        self._state = self._state.then(TcpState.ENDED)
         if self._peer_ended:
             self.fail(None)
 
@@ -291,7 +300,9 @@ class TcpLink:
                 return
             data = _arrived.all(unread)
             unread.clear()
-        self._cork = []
+        if self._cork is None:
+            self._cork = []
+        was_sealed = self._state is TcpState.SEALED
         try:
             self._read_records(data)
             if self._late_crypto:
@@ -301,14 +312,18 @@ class TcpLink:
         except (WireError, ProtocolViolation) as error:
             self.fail(error)
         finally:
-            self._uncork()
+            if was_sealed and self._state is TcpState.SEALED:
+                self._uncork()
+            else:
+                self._uncork_with_others()
 
     def connection_lost(self) -> None:
         """The connection is gone, by whichever side."""
         if self._state is not TcpState.CLOSING:
             self._failure = self._cut_reason()
-        self._move(TcpState.LOST)
+        self._state = self._state.then(TcpState.LOST)
         self._closed, self._may_send = True, False
+        self._cork = None
         self._batch.clear()
         self._unread.clear()
         _arrived.forget(self._unread)
@@ -415,7 +430,7 @@ class TcpLink:
             self._sealer = RecordSealer(sending, self._limits)
         self._opener = RecordOpener(receiving, self._limits)
         self.peer = Peer(self.peer.address, handshake.peer_fingerprint)
-        self._move(TcpState.SEALED)
+        self._state = self._state.then(TcpState.SEALED)
         self._may_send = True
         self._user.link_ready()
 
@@ -435,16 +450,13 @@ class TcpLink:
         if self._handshake is None:
             raise ProtocolViolation("an unsealed alert came inside the session")
         self._late_crypto_received()  # what TLS itself has to say comes first
-        text = body[2 : 2 + _MAX_ALERT_TEXT].decode("utf-8", "replace")
-        printable = "".join(c if c.isprintable() else "?" for c in text)
-        self.fail(Refused(f"the peer turned us away: {printable or 'it gave no reason'}"))
+        self.fail(Refused(f"the peer turned us away: {alert_reason(body) or 'it gave no reason'}"))
 
     def _fail_handshake(self, error: HandshakeError | ConfigurationError) -> None:
         if self._handshake is not None and not isinstance(error, NotJetStream):
             self._send_handshake()  # with TLS's own alert, if it is TLS that fails
             if not isinstance(error, TrustError | ConfigurationError):  # those name our files
-                alert = bytes(2) + str(error).encode()[:_MAX_ALERT_TEXT]
-                self._write(plain_record(RecordType.ALERT, alert))
+                self._write(alert_record(str(error)))
         self.fail(error)
 
     # --- ends ------------------------------------------------------------------------
@@ -476,7 +488,7 @@ class TcpLink:
         self._closed, self._may_send = True, False
         self._failure = failure
         self._batch.clear()
-        self._move(TcpState.CLOSING)
+        self._state = self._state.then(TcpState.CLOSING)
         if self._blocked:
             self._transport.unregisterProducer()  # type: ignore[attr-defined]
         return True
@@ -485,8 +497,3 @@ class TcpLink:
         if self._state is TcpState.HANDSHAKE:
             return HandshakeError("the peer closed the connection during the handshake")
         return SessionCut("the connection broke before the peer ended the session")
-
-    def _move(self, state: TcpState) -> None:
-        if state not in self._state.following:
-            raise AssertionError(f"a link cannot go from {self._state} to {state}")
-        self._state = state

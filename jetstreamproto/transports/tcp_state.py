@@ -16,6 +16,12 @@ class TcpState(Enum):
     CLOSING = "closing"  # the transport was told to close
     LOST = "lost"
 
+    def then(self, state: TcpState) -> TcpState:
+        """The state after this one; `AssertionError` for one that cannot be."""
+        if state not in self.following:
+            raise AssertionError(f"a link cannot go from {self} to {state}")
+        return state
+
 
 TcpState.HANDSHAKE.following = (TcpState.SEALED, TcpState.CLOSING, TcpState.LOST)
 TcpState.SEALED.following = (TcpState.ENDING, TcpState.CLOSING, TcpState.LOST)

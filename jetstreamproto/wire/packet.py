@@ -8,6 +8,7 @@ reads the canonical layout of that table directly, and leaves any other layout t
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Final, NamedTuple, TypeAlias
 
@@ -84,6 +85,20 @@ def encode_head(
         )
     except struct.error as problem:
         raise ValueError(f"Packet: {problem}") from None
+
+
+def cut_batch(batch: Sequence[bytes | memoryview], most: int) -> list[list[bytes | memoryview]]:
+    """Batches of up to `most` bytes each from a longer one: a head, its payload, a head ..."""
+    batches: list[list[bytes | memoryview]] = [[]]
+    size = 0
+    for index in range(0, len(batch), 2):
+        packet = len(batch[index]) + len(batch[index + 1])
+        if size + packet > most and batches[-1]:
+            batches.append([])
+            size = 0
+        batches[-1] += batch[index : index + 2]
+        size += packet
+    return batches
 
 
 def split_packets(plaintext: bytes | memoryview) -> list[PacketParts]:

@@ -102,6 +102,7 @@ class EarlyTests(TestCase):
         self.peer = Handshake(tls, now=NOW)
         self.peer.start()
         self.protocol.dataReceived(plain_record(RecordType.CRYPTO, self.peer.outgoing()))
+        self.clock.advance(0)  # a flight leaves at the end of the turn
         self.records = split(self.transport.take())
         for record in self.records:
             if record[0] == RecordType.CRYPTO:

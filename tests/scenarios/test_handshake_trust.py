@@ -463,6 +463,7 @@ class ForeignPeerTests(TrustTestCase):
                 flight = foreign.bio_read(1 << 16)
             if flight:
                 protocol.dataReceived(plain_record(RecordType.CRYPTO, flight))
+            protocol.factory.clock.advance(0)  # a flight leaves at the end of the turn
             written = transport.take()
             if transport.closed:
                 protocol.connectionLost()

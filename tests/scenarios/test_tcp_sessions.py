@@ -584,6 +584,7 @@ class HostileSessionTests(TestCase):
             peer = Handshake(CLIENTS, now=NOW)
             peer.start()
             protocol.dataReceived(plain_record(RecordType.CRYPTO, peer.outgoing()))
+            clock.advance(0)  # a flight leaves at the end of the turn
             for record in split(transport.take()):
                 if record[0] == RecordType.CRYPTO:  # the rest is the server's HELLO
                     peer.receive(record[HEADER_SIZE:])

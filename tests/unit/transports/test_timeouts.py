@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from jetstreamproto.session.timeouts import Timeout, Timeouts
+from jetstreamproto.transports.timeouts import Timeout, Timeouts
 
 _STEPS = st.lists(
     st.one_of(
