@@ -19,8 +19,8 @@ from jetstreamproto.errors import ProtocolViolation, WireError
 from jetstreamproto.security.keys import TAG_SIZE, TrafficKeys
 
 HEADER_SIZE = 4
-MAX_BODY = (1 << 18) + TAG_SIZE
-"""The largest body of a sealed record: 256 KiB of packets and the tag."""
+MAX_BODY = (5 << 16) + TAG_SIZE
+"""The largest body of a sealed record: 320 KiB of packets and the tag."""
 MAX_PLAIN_BODY = 1 << 14
 """The largest body of a CRYPTO or ALERT record."""
 _MAX_REASON = 256  # bytes of an alert's text

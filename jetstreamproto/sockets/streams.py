@@ -10,7 +10,7 @@ from jetstreamproto.sockets.figures import stream_handle
 from jetstreamproto.sockets.profiles import profile_of
 from jetstreamproto.sockets.unsent import UnsentLimit
 
-TRANSFER_SIZE = 1 << 18
+TRANSFER_SIZE = 1 << 19
 """Bytes that are read or written with one system call; Twisted's own are 64 and 128 KiB."""
 
 

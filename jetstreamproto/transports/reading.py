@@ -13,7 +13,7 @@ from typing import Any
 from twisted.internet import main
 from twisted.internet.tcp import Connection
 
-READ_SIZE = 1 << 18
+READ_SIZE = 1 << 19
 """Bytes that are read in one call."""
 _SIZE = READ_SIZE << 2
 _LONG = 1 << 14

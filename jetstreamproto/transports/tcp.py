@@ -185,8 +185,10 @@ class TcpLink:
 
     def flush(self) -> None:
         if self._batch and not self._blocked:
-            if self._batch_size > _MAX_PLAINTEXT:
-                self._flush_all_but_last_record()
+            if self._batch_size > _MAX_PLAINTEXT:  # what was taken while the transport was busy
+                *full, self._batch = cut_batch(self._batch, _MAX_PLAINTEXT)
+                for batch in full:
+                    self._write_sealed(_PACKETS, b"".join(batch))
             plaintext = b"".join(self._batch)
             self._batch.clear()
             self._batch_size = 0
@@ -201,6 +203,7 @@ class TcpLink:
             self.abort()
 
     def abort(self) -> None:
+        self._cork = None
         self._open_to_close(SessionCut("this side dropped the connection"))
         if self._state is TcpState.CLOSING:  # also when it waits for a peer that does not read
             self._transport.abortConnection()  # type: ignore[attr-defined]
@@ -224,12 +227,6 @@ class TcpLink:
 
     def stopProducing(self) -> None:
         """The transport is gone; `connection_lost` follows."""
-
-    def _flush_all_but_last_record(self) -> None:
-        """Packets were taken while the transport was busy, more of them than fit one record."""
-        *full, self._batch = cut_batch(self._batch, _MAX_PLAINTEXT)
-        for batch in full:
-            self._write_sealed(_PACKETS, b"".join(batch))
 
     def _write_sealed(self, kind: int, plaintext: bytes) -> None:
         if self._sealer is not None and not self._closed:

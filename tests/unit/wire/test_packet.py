@@ -16,6 +16,7 @@ from jetstreamproto.wire.packet import (
     Flag,
     Kind,
     PacketParts,
+    cut_batch,
     encode_head,
     split_packets,
 )
@@ -213,6 +214,18 @@ opens = st.builds(
     deadline_ms=st.integers(0, (1 << 32) - 1),
     secret=st.booleans(),
 )
+
+
+class BatchTests(unittest.TestCase):
+    @given(st.lists(st.integers(0, 90), max_size=40))
+    def test_no_batch_is_too_long_and_none_could_take_more(self, sizes: list[int]) -> None:
+        batch = [piece for size in sizes for piece in (b"head", bytes(size))]
+        batches = cut_batch(batch, 100)
+        self.assertEqual([piece for one in batches for piece in one], batch)
+        lengths = [sum(map(len, one)) for one in batches]
+        self.assertLessEqual(max(lengths), 100)
+        for length, following in zip(lengths, batches[1:], strict=False):
+            self.assertGreater(length + sum(map(len, following[:2])), 100)
 
 
 class MessageTests(unittest.TestCase):
