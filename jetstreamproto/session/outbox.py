@@ -15,7 +15,7 @@ from jetstreamproto.session.scheduler import Scheduler
 from jetstreamproto.transports.link import Link
 from jetstreamproto.wire.packet import Kind, encode_head
 
-_TURN_BYTES = 1 << 20
+_TURN_BYTES = 1 << 21
 """What a session sends before the reactor has a turn for others."""
 _TURN, _TURN_ALONE = 1 << 16, 1 << 18
 """Bytes a channel sends before others have their turns, and before it is asked who they are."""
