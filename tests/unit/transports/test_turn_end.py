@@ -65,11 +65,14 @@ class TurnEndTests(TestCase):
     def test_answers_in_a_session_do_not_wait(self) -> None:
         inbox = Inbox()
         self.connect()
-        self.client.open("echo", inbox)
+        opened = self.client.open("echo", inbox)
         inbox.channel.send(b"first")
         self.ends.clock.advance(0)
         self.ends.carry(0)
         self.assertGreater(self.ends.written(1), 0)
+        self.ends.carry(1)
+        self.assertIs(opened.result, inbox)
+        self.assertEqual(inbox.get().result, b"first")
         self.ends.lose()
 
     def test_one_call_of_the_reactor_for_all(self) -> None:
