@@ -183,6 +183,26 @@ class DataTests(HostileCase):
         peer.data(5, 0)
         self.check_violated(peer, "credit")
 
+    def test_data_in_the_batch_of_the_hello_takes_credit_too(self) -> None:
+        class Paused(Recorder):
+            def channel_opened(self) -> None:
+                self.channel.pauseProducing()
+
+        peer = RawPeer(
+            {"paused": Paused}, settings=windows(MIN_WINDOW, 2 * MIN_WINDOW), hello=None
+        )
+        request = OPEN.encode(Open("paused", Mode.ORDERED, 3, 0))
+        full = [(seq, 1, Kind.DATA, 0, 0, bytes(MAX_FRAGMENT)) for seq in range(2)]
+        hello = (0, 0, Kind.HELLO, 0, 0, HELLO.encode(HONEST))
+        peer.feed(hello, (0, 1, Kind.OPEN, 0, 0, request), *full)
+        for number in (3, 5):
+            peer.open(number, "paused")
+        for seq in range(2):
+            peer.data(3, seq, bytes(MAX_FRAGMENT))
+        self.check_alive(peer)
+        peer.data(5, 0)
+        self.check_violated(peer, "credit")
+
     def test_data_for_gone_channels_is_paid_for_and_given_back(self) -> None:
         peer, mine = self.opened(settings=windows(MIN_WINDOW, 2 * MIN_WINDOW))
         mine.channel.reset()
