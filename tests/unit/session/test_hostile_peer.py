@@ -188,9 +188,7 @@ class DataTests(HostileCase):
             def channel_opened(self) -> None:
                 self.channel.pauseProducing()
 
-        peer = RawPeer(
-            {"paused": Paused}, settings=windows(MIN_WINDOW, 2 * MIN_WINDOW), hello=None
-        )
+        peer = RawPeer({"paused": Paused}, settings=windows(MIN_WINDOW, 2 * MIN_WINDOW), hello=None)
         request = OPEN.encode(Open("paused", Mode.ORDERED, 3, 0))
         full = [(seq, 1, Kind.DATA, 0, 0, bytes(MAX_FRAGMENT)) for seq in range(2)]
         hello = (0, 0, Kind.HELLO, 0, 0, HELLO.encode(HONEST))
