@@ -62,6 +62,7 @@ ChannelState.OPEN.following = (ChannelState.ENDED, ChannelState.PEER_ENDED, Chan
 ChannelState.ENDED.following = (ChannelState.CLOSED,)
 ChannelState.PEER_ENDED.following = (ChannelState.CLOSED,)
 ChannelState.CLOSED.following = ()
+_CLOSED = ChannelState.CLOSED  # an enum's members are slow to get at
 
 
 @implementer(IConsumer, IPushProducer)
@@ -83,13 +84,16 @@ class Channel:
         "_drain_waiters",
         "_end_sent",
         "_ending",
+        "_high_water",
         "_index",
         "_index_step",
+        "_max_message",
         "_offset",
         "_producer",
         "_producer_paused",
         "_queue",
         "_send_credit",
+        "_send_limit",
         "_send_seq",
         "_streaming",
         "deadline",
@@ -133,6 +137,11 @@ class Channel:
         self._index = 0  # of the next fragment in its message, counted where it is sent along
         self._index_step = 0 if request.mode is Mode.ORDERED else 1
         self._send_credit = SendCredit(session.peer_hello.channel_window)
+        self._send_limit = session.settings.send_limit
+        self._high_water = session.settings.high_water
+        self._max_message = session.peer_hello.max_message
+        if self._index_step:
+            self._max_message = min(self._max_message, _MAX_UNORDERED)
         policy = session.settings.compression
         compress = policy is not None and session.peer_hello.lz4 and not request.secret
         self._compressor = Compressor(policy) if policy is not None and compress else None
@@ -163,17 +172,13 @@ class Channel:
         if type(message) is not bytes:
             message = bytes(message)
         size = len(message)
-        if size > self.session.peer_hello.max_message:
-            raise MessageTooLarge(
-                f"a message of {size} bytes; the peer takes {self.session.peer_hello.max_message}"
-            )
-        if size > _MAX_UNORDERED and self._index_step:
-            raise MessageTooLarge(f"a message of {size} bytes on a channel without order")
+        if size > self._max_message:
+            raise self._too_large(size)
         self._queue.append(message)
-        self.queued += size + PACKET_COST
+        self.queued = queued = self.queued + size + PACKET_COST
         if not self.scheduled:
             self.session.outbox.put_channel(self)
-        if self._producer is not None and self.queued >= self.session.settings.high_water:
+        if queued >= self._high_water and self._producer is not None:
             self._pause_producer()
 
     def before_sending(self, call: Callable[[], None]) -> None:
@@ -187,10 +192,16 @@ class Channel:
 
     def _check_open(self) -> None:
         """Raise what keeps another message from being queued."""
-        if self._ending or self.state is ChannelState.CLOSED:
+        if self._ending or self.state is _CLOSED:
             raise ChannelClosed(f"channel {self.id} ({self.service}) takes no more messages")
-        if self.queued >= self.session.settings.send_limit:
+        if self.queued >= self._send_limit:
             raise QueueFull(f"{self.queued} bytes are waiting to be sent on channel {self.id}")
+
+    def _too_large(self, size: int) -> MessageTooLarge:
+        accepted = self.session.peer_hello.max_message
+        if size > accepted:
+            return MessageTooLarge(f"a message of {size} bytes; the peer takes {accepted}")
+        return MessageTooLarge(f"a message of {size} bytes on a channel without order")
 
     def end(self) -> None:
         """Send what is queued and then no more; the peer can still send. Again is no harm."""
@@ -306,17 +317,20 @@ class Channel:
     def _emit_fragment(self, link: Link, session_credit: SendCredit) -> int:
         """Send one fragment of the first queued message; what it took, 0 without credit for it."""
         message = self._queue[0]
-        offset = self._offset
-        credit = self._send_credit
-        rest = size = len(message) - offset
-        room = min(credit.available, session_credit.available) - PACKET_COST
+        offset, credit = self._offset, self._send_credit
+        size = rest = len(message) - offset
+        room = credit.available
+        if session_credit.available < room:
+            room = session_credit.available
+        room -= PACKET_COST
         if size > MAX_FRAGMENT:
             size = MAX_FRAGMENT
         if room < size:
             if room < MIN_ROOM:
                 return 0
             size = room
-        payload = message if size == len(message) else memoryview(message)[offset : offset + size]
+        whole = size == len(message)
+        payload = message if whole else memoryview(message)[offset : offset + size]
         flags = _MORE if size < rest else 0
         if self._compressor is not None:
             block = self._compressor.compress(payload)
@@ -342,7 +356,7 @@ class Channel:
 
     @property
     def _low_water(self) -> int:
-        return self.session.settings.high_water >> 1
+        return self._high_water >> 1
 
     def _drained(self) -> None:
         self._resume_producer()

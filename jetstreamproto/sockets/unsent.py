@@ -1,13 +1,15 @@
-"""How much of a TCP connection's data waits in the kernel, bounded by time."""
+"""What of a TCP connection's data waits in the kernel: bounded by time, and in whole segments."""
 
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 
 from twisted.internet.interfaces import IReactorTime
 
 _FIRST_LIMIT = 1 << 18
 _LEAST_LIMIT, _MOST_LIMIT = 1 << 17, 1 << 22
+_CORK: int | None = getattr(socket, "TCP_CORK", None)
 _SHORT_WAIT, _LONG_WAIT = 0.0025, 0.01
 
 
@@ -20,10 +22,11 @@ class UnsentLimit:
     halved when it took over 10 ms, from 128 KiB to 4 MiB.
     """
 
-    __slots__ = ("_blocked_at", "_clock", "_handle", "limit")
+    __slots__ = ("_blocked_at", "_clock", "_handle", "_held", "limit")
 
     def __init__(self, handle: socket.socket, clock: IReactorTime) -> None:
         self.limit = 0
+        self._held = False  # the last segment, until it is full
         self._handle = handle
         self._clock = clock
         self._blocked_at = 0.0
@@ -47,6 +50,22 @@ class UnsentLimit:
             self._set(2 * self.limit)
         elif wait > _LONG_WAIT and self.limit > _LEAST_LIMIT:
             self._set(self.limit >> 1)
+
+    def hold(self) -> None:
+        """More is about to follow: what does not fill a segment waits for it (TCP_CORK)."""
+        if not self._held:
+            self._cork(on=True)
+
+    def release(self) -> None:
+        """Nothing follows: everything leaves."""
+        if self._held:
+            self._cork(on=False)
+
+    def _cork(self, *, on: bool) -> None:
+        self._held = on and _CORK is not None
+        if _CORK is not None:
+            with suppress(OSError):  # closed meanwhile
+                self._handle.setsockopt(socket.IPPROTO_TCP, _CORK, on)
 
     def _set(self, limit: int) -> bool:
         try:

@@ -7,16 +7,21 @@ buffer is faster than fresh ones, and one a connection would be most of an idle 
 
 from __future__ import annotations
 
+import socket
+from contextlib import suppress
 from errno import EWOULDBLOCK
 from typing import Any
 
 from twisted.internet import main
 from twisted.internet.tcp import Connection
 
+from jetstreamproto.sockets.options import ON_LINUX
+
 READ_SIZE = 1 << 19
 """Bytes that are read in one call."""
 _SIZE = READ_SIZE << 2
 _LONG = 1 << 14
+_BUSY = 1 << 16  # bytes that came at once: from here on, it pays to see to acknowledgements
 _MOST_READS = 4  # before the reactor has a turn for others
 
 
@@ -114,19 +119,56 @@ class ReadBuffer:
             unread.move(self._memory[: self._end])
 
 
+class _EarlyAcknowledgement:
+    """Has the kernel acknowledge at once what comes while its process is at work on what came.
+
+    Linux would do that no sooner than at the next read, on the reader's processor, once more waits
+    than fits the window it has announced. Where the sender is on the same host, the memory of what
+    it has sent is then freed on that processor as well, and the sender is given memory that is in
+    no cache of its own, which has made sending half as fast for seconds on end. While less waits
+    than the low-water mark (SO_RCVLOWAT, socket(7)), it acknowledges what comes when it comes.
+    """
+
+    __slots__ = ("_begun", "_handle")
+
+    def __init__(self, handle: socket.socket) -> None:
+        self._handle = handle
+        self._begun = False
+
+    def begin(self) -> None:
+        """Until `end`: the connection does not count as readable meanwhile."""
+        if not self._begun:
+            self._begun = True
+            self._set_low_water(_SIZE)
+
+    def end(self) -> None:
+        """Before the reactor has a turn."""
+        if self._begun:
+            self._begun = False
+            self._set_low_water(1)
+
+    def _set_low_water(self, size: int) -> None:
+        if ON_LINUX:
+            with suppress(OSError):  # closed meanwhile
+                self._handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+
+
 def read_into(buffer: ReadBuffer, transport: Any, unread: Unread) -> None:
     """Have `transport` read into `buffer`, if it is one of Twisted's own connections."""
     if getattr(type(transport), "doRead", None) is not Connection.doRead or transport.TLS:
         return
     receive = transport.socket.recv_into
+    acknowledgement = _EarlyAcknowledgement(transport.socket)
 
-    def do_read() -> Any:
+    def read() -> Any:
         for _ in range(_MOST_READS):
             room = buffer.room(unread)
             try:
                 size = receive(room)
             except OSError as error:
                 return None if error.errno == EWOULDBLOCK else main.CONNECTION_LOST
+            if size >= _BUSY:
+                acknowledgement.begin()
             unread.being_read = True
             result = transport._dataReceived(buffer.filled(size))
             unread.being_read = False
@@ -136,6 +178,12 @@ def read_into(buffer: ReadBuffer, transport: Any, unread: Unread) -> None:
             if size < len(room) or result is not None:
                 return result
         return None
+
+    def do_read() -> Any:
+        try:
+            return read()
+        finally:
+            acknowledgement.end()
 
     transport.doRead = do_read
 

@@ -175,7 +175,9 @@ class TcpLink:
         batch.append(payload)
         self._batch_size += HEAD_SIZE + len(payload)
         if self._batch_size >= RECORD_SIZE and not self._blocked:
-            self.flush()
+            if self._unsent is not None:
+                self._unsent.hold()  # the end of a record need not be a segment of its own
+            self._write_batch()
 
     def set_mode(self, channel: int, mode: Mode, deadline: float | None) -> None:
         raise AssertionError("a TCP connection has one stream")
@@ -185,14 +187,17 @@ class TcpLink:
 
     def flush(self) -> None:
         if self._batch and not self._blocked:
-            if self._batch_size > _MAX_PLAINTEXT:  # what was taken while the transport was busy
-                *full, self._batch = cut_batch(self._batch, _MAX_PLAINTEXT)
-                for batch in full:
-                    self._write_sealed(_PACKETS, b"".join(batch))
-            plaintext = b"".join(self._batch)
-            self._batch.clear()
-            self._batch_size = 0
-            self._write_sealed(_PACKETS, plaintext)
+            self._write_batch()
+        if self._unsent is not None:
+            self._unsent.release()
+
+    def _write_batch(self) -> None:
+        batches = [self._batch]
+        if self._batch_size > _MAX_PLAINTEXT:  # what was taken while the transport was busy
+            batches = cut_batch(self._batch, _MAX_PLAINTEXT)
+        self._batch, self._batch_size = [], 0
+        for batch in batches:
+            self._write_sealed(_PACKETS, b"".join(batch))
 
     def close(self) -> None:
         if self._state is TcpState.SEALED:
@@ -235,9 +240,7 @@ class TcpLink:
     def _write(self, record: bytes | memoryview) -> None:
         """Write `record`: small ones together at the end of a turn in which something arrived."""
         self._counts.bytes_sent += len(record)
-        if self._cork is None:
-            self._put(record)
-        elif len(record) <= _SMALL_RECORD:
+        if self._cork is not None and len(record) <= _SMALL_RECORD:
             self._cork.append(bytes(record))
         else:
             self._uncork()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import socket
+import sys
 import unittest
 from typing import Any
+from unittest import skipUnless
 
 from twisted.internet import main, tcp
 from twisted.internet.testing import MemoryReactorClock
@@ -95,6 +97,29 @@ class ReadBufferTests(unittest.TestCase):
         self.assertEqual(gone.size, 0)
 
 
+class Busy:
+    """A socket that brings reads of these sizes, and the protocol that has them: what they saw."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        self.events: list[int | str] = []
+        self._sizes = list(sizes)
+
+    def setblocking(self, _: bool) -> None: ...
+
+    def fileno(self) -> int:
+        return 3
+
+    def recv_into(self, room: memoryview) -> int:
+        return self._sizes.pop(0)
+
+    def setsockopt(self, level: int, name: int, value: int) -> None:
+        assert (level, name) == (socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+        self.events.append(f"low water {value}")
+
+    def dataReceived(self, data: bytes) -> None:
+        self.events.append(len(data))
+
+
 class TransportTests(unittest.TestCase):
     def transport(self, kind: type[tcp.Connection]) -> Any:
         ours, theirs = socket.socketpair()
@@ -122,33 +147,52 @@ class TransportTests(unittest.TestCase):
         self.assertIs(transport.doRead(), main.CONNECTION_LOST)
 
     def test_it_reads_on_while_more_may_be_there_but_not_for_ever(self) -> None:
-        class Endless:
-            sizes = [READ_SIZE] * 9
-            setblocking = fileno = lambda *_: 0
-
-            def recv_into(self, room: memoryview) -> int:
-                return self.sizes.pop(0)
-
-        class Counting:
-            reads = 0
-
-            def dataReceived(self, data: bytes) -> None:
-                self.reads += 1
-
         for sizes, reads in (
             ([READ_SIZE] * 9, 4),
             ([READ_SIZE, READ_SIZE, 5, READ_SIZE], 3),
             ([5, 5], 1),
         ):
-            handle, counting = Endless(), Counting()
-            handle.sizes = list(sizes)
-            transport = tcp.Connection(handle, counting, MemoryReactorClock())
+            busy = Busy(sizes)
+            transport = tcp.Connection(busy, busy, MemoryReactorClock())  # type: ignore[arg-type]
             transport.connected = True
             read_into(ReadBuffer(), transport, Unread())
             transport.doRead()
-            self.assertEqual(counting.reads, reads)
+            self.assertEqual(len([event for event in busy.events if type(event) is int]), reads)
             read_no_more(transport)
             self.assertNotIn("doRead", vars(transport))
+
+    @skipUnless(sys.platform == "linux", "only Linux is told")
+    def test_what_comes_meanwhile_is_acknowledged_when_it_comes(self) -> None:
+        low, high = "low water 1", f"low water {READ_SIZE << 2}"
+        for sizes, expected in (
+            ([READ_SIZE, READ_SIZE, 5], [high, READ_SIZE, READ_SIZE, 5, low]),
+            ([1 << 16], [high, 1 << 16, low]),
+            ([5], [5]),
+        ):
+            busy = Busy(sizes)
+            transport = tcp.Connection(busy, busy, MemoryReactorClock())  # type: ignore[arg-type]
+            transport.connected = True
+            read_into(ReadBuffer(), transport, Unread())
+            transport.doRead()
+            self.assertEqual(busy.events, expected)
+
+    def test_a_connection_that_is_closed_by_what_it_brings(self) -> None:
+        transport, theirs, _ = self.transport(tcp.Connection)
+        theirs.sendall(bytes(1 << 16))
+        transport.protocol.dataReceived = lambda data: transport.socket.close()
+        self.assertIsNone(transport.doRead())
+
+    def test_a_connection_whose_protocol_fails_is_heard_of_again(self) -> None:
+        transport, theirs, _ = self.transport(tcp.Connection)
+        theirs.sendall(bytes(1 << 16))
+
+        def fail(data: bytes) -> None:
+            raise RuntimeError("it fails")
+
+        transport.protocol.dataReceived = fail
+        with self.assertRaisesRegex(RuntimeError, "it fails"):
+            transport.doRead()
+        self.assertEqual(transport.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT), 1)
 
     def test_a_transport_that_reads_in_its_own_way_is_left_alone(self) -> None:
         class Own(tcp.Connection):

@@ -597,6 +597,33 @@ class SealedTests(TestCase):
         self.assertEqual(other.link.stats.bytes_sent, total[1])
 
 
+class SegmentTests(TestCase):
+    """What a turn sends leaves in whole segments, as far as it fills them."""
+
+    def held(self, *sizes: int) -> list[str]:
+        """What the kernel is told while a turn sends packets of these sizes."""
+        said: list[str] = []
+
+        class Limit:
+            hold = staticmethod(lambda: said.append("hold"))
+            release = staticmethod(lambda: said.append("release"))
+            blocked = drained = staticmethod(lambda: None)
+
+        one, _ = linked()
+        one.link._unsent = Limit()  # type: ignore[assignment]
+        for size in sizes:
+            one.send(bytes(size))
+        said.append("end of turn")
+        one.link.flush()
+        return said
+
+    def test_a_turn_of_more_than_a_record(self) -> None:
+        self.assertEqual(self.held(*[1 << 16] * 4), ["hold", "end of turn", "release"])
+
+    def test_a_turn_of_little(self) -> None:
+        self.assertEqual(self.held(100, 100), ["end of turn", "release"])
+
+
 class EndTests(TestCase):
     def test_both_end(self) -> None:
         one, other = linked()
