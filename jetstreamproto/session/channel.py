@@ -87,7 +87,6 @@ class Channel:
         "_high_water",
         "_index",
         "_index_step",
-        "_max_message",
         "_offset",
         "_producer",
         "_producer_paused",
@@ -139,9 +138,6 @@ class Channel:
         self._send_credit = SendCredit(session.peer_hello.channel_window)
         self._send_limit = session.settings.send_limit
         self._high_water = session.settings.high_water
-        self._max_message = session.peer_hello.max_message
-        if self._index_step:
-            self._max_message = min(self._max_message, _MAX_UNORDERED)
         policy = session.settings.compression
         compress = policy is not None and session.peer_hello.lz4 and not request.secret
         self._compressor = Compressor(policy) if policy is not None and compress else None
@@ -172,8 +168,12 @@ class Channel:
         if type(message) is not bytes:
             message = bytes(message)
         size = len(message)
-        if size > self._max_message:
-            raise self._too_large(size)
+        if size > self.session.peer_hello.max_message:
+            raise MessageTooLarge(
+                f"a message of {size} bytes; the peer takes {self.session.peer_hello.max_message}"
+            )
+        if size > _MAX_UNORDERED and self._index_step:
+            raise MessageTooLarge(f"a message of {size} bytes on a channel without order")
         self._queue.append(message)
         self.queued = queued = self.queued + size + PACKET_COST
         if not self.scheduled:
@@ -196,12 +196,6 @@ class Channel:
             raise ChannelClosed(f"channel {self.id} ({self.service}) takes no more messages")
         if self.queued >= self._send_limit:
             raise QueueFull(f"{self.queued} bytes are waiting to be sent on channel {self.id}")
-
-    def _too_large(self, size: int) -> MessageTooLarge:
-        accepted = self.session.peer_hello.max_message
-        if size > accepted:
-            return MessageTooLarge(f"a message of {size} bytes; the peer takes {accepted}")
-        return MessageTooLarge(f"a message of {size} bytes on a channel without order")
 
     def end(self) -> None:
         """Send what is queued and then no more; the peer can still send. Again is no harm."""
