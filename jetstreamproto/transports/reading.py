@@ -19,7 +19,7 @@ from jetstreamproto.sockets.options import ON_LINUX
 
 READ_SIZE = 1 << 19
 """Bytes that are read in one call."""
-_SIZE = READ_SIZE << 2
+_SIZE = READ_SIZE << 1
 _LONG = 1 << 14
 _BUSY = 1 << 16  # bytes that came at once: from here on, it pays to see to acknowledgements
 _MOST_READS = 4  # before the reactor has a turn for others
