@@ -48,8 +48,8 @@ class ReceiveCredit:
 
     def receive(self, cost: int) -> None:
         """Account for `cost` bytes that arrived; `ProtocolViolation` if they were not granted."""
-        self._received += cost
-        if self._received > self._granted:
+        self._received = received = self._received + cost
+        if received > self._granted:
             raise ProtocolViolation("the peer sent more than its credit allows")
 
     def consume(self, cost: int) -> bool:
@@ -58,8 +58,8 @@ class ReceiveCredit:
         It is when that would at least double what the peer may still send: at half a window
         where the application keeps up, sooner where part of the window is held back.
         """
-        self._consumed += cost
-        return self._consumed + self.window + self._received >= 2 * self._granted
+        self._consumed = consumed = self._consumed + cost
+        return consumed + self.window + self._received >= 2 * self._granted
 
     def renew(self, now: float, rtt: float | None) -> int:
         """The new limit to announce, at `now` seconds on a path of `rtt` seconds, if known."""

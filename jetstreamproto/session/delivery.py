@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from jetstreamproto.errors import ChannelReset, ProtocolViolation, WireError
 from jetstreamproto.session.codes import MAX_FRAGMENT, PACKET_COST, ResetCode
 from jetstreamproto.session.credit import ReceiveCredit
-from jetstreamproto.session.guard import call_application
+from jetstreamproto.session.guard import application_failed, call_application
 from jetstreamproto.session.intake import too_large
 from jetstreamproto.wire.compression import decompress
 from jetstreamproto.wire.packet import Flag
@@ -32,6 +32,7 @@ class Delivery:
         "_delivering",
         "_end_held",
         "_held",
+        "_max_message",
         "_partial",
         "_paused",
         "_received",
@@ -45,6 +46,7 @@ class Delivery:
         self.receiving = False
         """Whether the peer may send: the channel is open, and its end was not delivered yet."""
         self._channel = channel
+        self._max_message = session.settings.max_message
         self._received = 0  # DATA packets
         self._paused = False
         self._delivering = False
@@ -64,26 +66,29 @@ class Delivery:
         """A DATA packet arrived."""
         size = len(payload)
         cost = size + PACKET_COST
-        self.credit.receive(cost)
+        credit, channel = self.credit, self._channel
+        credit.receive(cost)
         if not self.receiving or self._end_held:
-            raise ProtocolViolation(f"data on channel {self._channel.id}, where none may come")
+            raise ProtocolViolation(f"data on channel {channel.id}, where none may come")
         if seq != self._received:
-            raise ProtocolViolation(
-                f"packet {seq} on channel {self._channel.id}, not {self._received}"
-            )
-        self._received += 1
-        channel = self._channel
-        whole = not flags and self._partial is None
+            raise ProtocolViolation(f"packet {seq} on channel {channel.id}, not {self._received}")
+        self._received = seq + 1
         waits = self._paused or self._held or self._delivering
-        if waits or not whole or size > channel.session.settings.max_message:
+        if waits or flags or self._partial is not None or size > self._max_message:
             self._deliver_or_hold(seq, flags, code, payload, cost)
-        else:  # the usual case, in as few steps as it takes
-            self._delivering = True
-            call_application(channel, channel.protocol.message_received, bytes(payload))
-            self._delivering = False
-            self._consumed(cost, False)
-            if self._held or self._end_held:
-                self._deliver_held()
+            return
+        # The usual case, in as few steps as it takes.
+        self._delivering = True
+        try:
+            channel.protocol.message_received(bytes(payload))
+        except Exception as error:
+            application_failed(channel, error)
+        self._delivering = False
+        if credit.consume(cost) and self.receiving:
+            channel.session.renew_credit(channel.id, credit)
+        channel.session.intake.consumed(cost)
+        if self._held or self._end_held:
+            self._deliver_held()
 
     def dropped_received(self, seq: int, size: int) -> None:
         """The link has given up a DATA packet with `size` bytes of payload."""

@@ -20,10 +20,16 @@ def call_application(channel: Channel, call: Callable[..., None], *args: Any) ->
     """Call into the application of `channel`; what it raises is logged and resets the channel."""
     try:
         call(*args)
-    except ChannelClosed as error:  # what it sends crosses with the end of its channel
+    except Exception as error:
+        application_failed(channel, error)
+
+
+def application_failed(channel: Channel, error: Exception) -> None:
+    """The application of `channel` has raised `error`, which is being handled."""
+    if isinstance(error, ChannelClosed):  # what it sends crosses with the end of its channel
         _log.info("{error}: it is being closed", error=str(error))
         channel.reset(ResetCode.CANCELLED, "it was being closed")
-    except Exception:
+    else:
         _log.failure(
             "The application's protocol for channel {id} ({service}) failed",
             id=channel.id,
