@@ -17,7 +17,7 @@ from jetstreamproto.wire.packet import Kind, encode_head
 
 _TURN_BYTES = 1 << 21
 """What a session sends before the reactor has a turn for others."""
-_TURN, _TURN_ALONE = 1 << 16, 1 << 18
+_TURN, _TURN_ALONE = 1 << 16, 1 << 19
 """Bytes a channel sends before others have their turns, and before it is asked who they are."""
 
 

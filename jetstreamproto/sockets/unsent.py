@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from contextlib import suppress
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -54,18 +53,20 @@ class UnsentLimit:
     def hold(self) -> None:
         """More is about to follow: what does not fill a segment waits for it (TCP_CORK)."""
         if not self._held:
-            self._cork(on=True)
+            self._cork(1)
 
     def release(self) -> None:
         """Nothing follows: everything leaves."""
         if self._held:
-            self._cork(on=False)
+            self._cork(0)
 
-    def _cork(self, *, on: bool) -> None:
-        self._held = on and _CORK is not None
+    def _cork(self, on: int) -> None:
         if _CORK is not None:
-            with suppress(OSError):  # closed meanwhile
+            self._held = on > 0
+            try:
                 self._handle.setsockopt(socket.IPPROTO_TCP, _CORK, on)
+            except OSError:
+                self._held = False  # closed meanwhile
 
     def _set(self, limit: int) -> bool:
         try:
