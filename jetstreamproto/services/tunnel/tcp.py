@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 from typing import Protocol as Interface
 
@@ -106,6 +107,9 @@ class TcpSide(Protocol):
             self.user.tcp_received(data)
 
     def readConnectionLost(self) -> None:
+        if self._is_reset():
+            self.transport.abortConnection()  # `connectionLost` follows
+            return
         self.ended = True
         if self.user is not None:
             self.user.tcp_ended()
@@ -114,6 +118,17 @@ class TcpSide(Protocol):
     def writeConnectionLost(self) -> None:
         self._end_sent = True
         self._close_if_done()
+
+    def _is_reset(self) -> bool:
+        """Whether the connection has in truth been reset.
+
+        Linux may report an error before it reports that nothing can be read any more (tcp_poll),
+        and Twisted's reactors take an error without anything to be read for an end.
+        """
+        handle = getattr(self.transport, "socket", None)
+        if not isinstance(handle, socket.socket):
+            return False
+        return handle.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
 
     def _close_if_done(self) -> None:
         if self.ended and self._end_sent:
