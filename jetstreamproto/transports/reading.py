@@ -160,28 +160,25 @@ def read_into(buffer: ReadBuffer, transport: Any, unread: Unread) -> None:
     receive = transport.socket.recv_into
     acknowledgement = _EarlyAcknowledgement(transport.socket)
 
-    def read() -> Any:
-        for _ in range(_MOST_READS):
-            room = buffer.room(unread)
-            try:
-                size = receive(room)
-            except OSError as error:
-                return None if error.errno == EWOULDBLOCK else main.CONNECTION_LOST
-            if size >= _BUSY:
-                acknowledgement.begin()
-            unread.being_read = True
-            result = transport._dataReceived(buffer.filled(size))
-            unread.being_read = False
-            buffer.done(unread)
-            if unread.finished:
-                return main.CONNECTION_DONE
-            if size < len(room) or result is not None:
-                return result
-        return None
-
     def do_read() -> Any:
         try:
-            return read()
+            for _ in range(_MOST_READS):
+                room = buffer.room(unread)
+                try:
+                    size = receive(room)
+                except OSError as error:
+                    return None if error.errno == EWOULDBLOCK else main.CONNECTION_LOST
+                if size >= _BUSY:
+                    acknowledgement.begin()
+                unread.being_read = True
+                result = transport._dataReceived(buffer.filled(size))
+                unread.being_read = False
+                buffer.done(unread)
+                if unread.finished:
+                    return main.CONNECTION_DONE
+                if size < len(room) or result is not None:
+                    return result
+            return None
         finally:
             acknowledgement.end()
 
