@@ -8,7 +8,6 @@ buffer is faster than fresh ones, and one a connection would be most of an idle 
 from __future__ import annotations
 
 import socket
-from contextlib import suppress
 from errno import EWOULDBLOCK
 from typing import Any
 
@@ -149,8 +148,10 @@ class _EarlyAcknowledgement:
 
     def _set_low_water(self, size: int) -> None:
         if ON_LINUX:
-            with suppress(OSError):  # closed meanwhile
+            try:
                 self._handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+            except OSError:
+                return  # closed meanwhile
 
 
 def read_into(buffer: ReadBuffer, transport: Any, unread: Unread) -> None:
