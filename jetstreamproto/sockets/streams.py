@@ -8,13 +8,13 @@ from twisted.internet.interfaces import IReactorTime
 
 from jetstreamproto.sockets.figures import stream_handle
 from jetstreamproto.sockets.profiles import profile_of
-from jetstreamproto.sockets.unsent import UnsentLimit
+from jetstreamproto.sockets.unsent import Unsent
 
 TRANSFER_SIZE = 1 << 19
 """Bytes that are read or written with one system call; Twisted's own are 64 and 128 KiB."""
 
 
-def tune_stream(transport: Any, clock: IReactorTime) -> UnsentLimit | None:
+def tune_stream(transport: Any, clock: IReactorTime) -> Unsent | None:
     """Set what pays on a TCP connection, and leave other transports as they are.
 
     Larger system calls, the limit on unsent bytes that is returned, and the `default` profile
@@ -28,4 +28,4 @@ def tune_stream(transport: Any, clock: IReactorTime) -> UnsentLimit | None:
     if not hasattr(transport, "socket_profile"):
         profile_of(transport).tune(handle)
     transport.SEND_LIMIT = TRANSFER_SIZE
-    return UnsentLimit.of(handle, clock)
+    return Unsent.of(handle, clock)

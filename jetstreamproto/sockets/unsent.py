@@ -12,26 +12,27 @@ _CORK: int | None = getattr(socket, "TCP_CORK", None)
 _SHORT_WAIT, _LONG_WAIT = 0.0025, 0.01
 
 
-class UnsentLimit:
-    """Bounds what waits in the kernel to be sent (TCP_NOTSENT_LOWAT, tcp(7)) by time.
+class Unsent:
+    """What waits in the kernel to be sent: bounded by time (TCP_NOTSENT_LOWAT, tcp(7)).
 
     Whatever is there goes before an urgent message, so it should be little; but each time it has
     drained costs a turn of the reactor, so it should not be too little. The kernel wakes the
     writer when half of it is gone: the limit is doubled when that took less than 2.5 ms and
-    halved when it took over 10 ms, from 128 KiB to 4 MiB.
+    halved when it took over 10 ms, from 128 KiB to 4 MiB. `hold` and `release` say whether the
+    last segment waits to be filled.
     """
 
     __slots__ = ("_blocked_at", "_clock", "_handle", "_held", "limit")
 
     def __init__(self, handle: socket.socket, clock: IReactorTime) -> None:
         self.limit = 0
-        self._held = False  # the last segment, until it is full
+        self._held = False
         self._handle = handle
         self._clock = clock
         self._blocked_at = 0.0
 
     @classmethod
-    def of(cls, handle: socket.socket, clock: IReactorTime) -> UnsentLimit | None:
+    def of(cls, handle: socket.socket, clock: IReactorTime) -> Unsent | None:
         """The limit of a socket; None where the kernel or the kind of socket has none."""
         if not hasattr(socket, "TCP_NOTSENT_LOWAT"):
             return None

@@ -20,6 +20,7 @@ READ_SIZE = 1 << 19
 """Bytes that are read in one call."""
 _SIZE = READ_SIZE << 1
 _LONG = 1 << 14
+_LOW_WATER = 1 << 20  # bytes that may wait, and still be acknowledged at once
 _BUSY = 1 << 16  # bytes that came at once: from here on, it pays to see to acknowledgements
 _MOST_READS = 4  # before the reactor has a turn for others
 
@@ -138,7 +139,7 @@ class _EarlyAcknowledgement:
         """Until `end`: the connection does not count as readable meanwhile."""
         if not self._begun:
             self._begun = True
-            self._set_low_water(_SIZE)
+            self._set_low_water(_LOW_WATER)
 
     def end(self) -> None:
         """Before the reactor has a turn."""

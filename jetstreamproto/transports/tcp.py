@@ -43,7 +43,7 @@ from jetstreamproto.security.records import (
     plain_record,
 )
 from jetstreamproto.sockets.figures import stream_report
-from jetstreamproto.sockets.unsent import UnsentLimit
+from jetstreamproto.sockets.unsent import Unsent
 from jetstreamproto.transports.link import LinkStats, LinkUser, Peer, address_text
 from jetstreamproto.transports.reading import ReadBuffer, Unread, read_into, read_no_more
 from jetstreamproto.transports.strangers import recognise
@@ -120,7 +120,7 @@ class TcpLink:
         user: LinkUser,
         handshake: Handshake,
         limits: RecordLimits = DEFAULT_LIMITS,
-        unsent: UnsentLimit | None = None,
+        unsent: Unsent | None = None,
         timeouts: Timeouts | None = None,
     ) -> None:
         self.peer = Peer(address_text(transport))
@@ -192,9 +192,8 @@ class TcpLink:
             self._unsent.release()
 
     def _write_batch(self) -> None:
-        batches = [self._batch]
-        if self._batch_size > _MAX_PLAINTEXT:  # what was taken while the transport was busy
-            batches = cut_batch(self._batch, _MAX_PLAINTEXT)
+        fits = self._batch_size <= _MAX_PLAINTEXT  # unless the transport was busy for long
+        batches = [self._batch] if fits else cut_batch(self._batch, _MAX_PLAINTEXT)
         self._batch, self._batch_size = [], 0
         for batch in batches:
             self._write_sealed(_PACKETS, b"".join(batch))
@@ -240,11 +239,12 @@ class TcpLink:
     def _write(self, record: bytes | memoryview) -> None:
         """Write `record`: small ones together at the end of a turn in which something arrived."""
         self._counts.bytes_sent += len(record)
-        if self._cork is not None and len(record) <= _SMALL_RECORD:
-            self._cork.append(bytes(record))
-        else:
+        if self._cork is not None:
+            if len(record) <= _SMALL_RECORD:
+                self._cork.append(bytes(record))
+                return
             self._uncork()
-            self._put(record)
+        self._put(record)
 
     def _uncork(self) -> None:
         """Write what was kept back, and keep nothing back any more."""

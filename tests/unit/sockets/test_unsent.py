@@ -9,7 +9,7 @@ from unittest import TestCase, skipUnless
 
 from twisted.internet.task import Clock
 
-from jetstreamproto.sockets.unsent import UnsentLimit
+from jetstreamproto.sockets.unsent import Unsent
 from tests.unit.sockets.kernel_socket import KernelSocket, failure
 
 ON_LINUX = sys.platform == "linux"
@@ -29,8 +29,8 @@ class CountingSocket(KernelSocket):
         self.calls.append(((level, name), value))
 
 
-def limit_of(handle: Any, clock: Clock) -> UnsentLimit:
-    limit = UnsentLimit.of(handle, clock)
+def limit_of(handle: Any, clock: Clock) -> Unsent:
+    limit = Unsent.of(handle, clock)
     assert limit is not None
     return limit
 
@@ -40,7 +40,7 @@ class LimitTests(TestCase):
     def setUp(self) -> None:
         self.handle, self.clock = KernelSocket(), Clock()
 
-    def drain(self, limit: UnsentLimit, seconds: float) -> int:
+    def drain(self, limit: Unsent, seconds: float) -> int:
         limit.blocked()
         self.clock.advance(seconds)
         limit.drained()
@@ -61,7 +61,7 @@ class LimitTests(TestCase):
 
     def test_where_the_kernel_has_none(self) -> None:
         self.handle.unknown.add(LOWAT)
-        self.assertIsNone(UnsentLimit.of(self.handle, self.clock))  # type: ignore[arg-type]
+        self.assertIsNone(Unsent.of(self.handle, self.clock))  # type: ignore[arg-type]
 
 
 @skipUnless(hasattr(socket, "TCP_CORK"), "there is no such option on this system")

@@ -163,7 +163,7 @@ class TransportTests(unittest.TestCase):
 
     @skipUnless(sys.platform == "linux", "only Linux is told")
     def test_what_comes_meanwhile_is_acknowledged_when_it_comes(self) -> None:
-        low, high = "low water 1", f"low water {READ_SIZE << 1}"
+        low, high = "low water 1", f"low water {1 << 20}"
         for sizes, expected in (
             ([READ_SIZE, READ_SIZE, 5], [high, READ_SIZE, READ_SIZE, 5, low]),
             ([1 << 16], [high, 1 << 16, low]),
