@@ -14,6 +14,7 @@ from weakref import ref
 
 from cryptography import x509
 from OpenSSL import SSL, crypto
+from OpenSSL._util import lib  # pyOpenSSL's API has no call for the groups of a client
 from OpenSSL.crypto import FILETYPE_ASN1, dump_certificate
 
 from jetstreamproto.errors import (
@@ -40,6 +41,7 @@ ALPN = b"jetstream/1"
 
 _BIO_CHUNK = 1 << 12
 _CERTIFICATE_DEPTH = 8
+_GROUPS = b"?X25519MLKEM768:?X25519:?secp256r1:?X448:?secp384r1:?secp521r1"
 
 
 class Role(Enum):
@@ -238,9 +240,22 @@ def _openssl_context(
         context.set_verify(mode, _judge)
     if role is Role.CLIENT:
         context.set_alpn_protos([ALPN])
+        _share_one_key(context)
     else:
         context.set_alpn_select_callback(_select_alpn)
     return context
+
+
+def _share_one_key(context: SSL.Context) -> None:
+    """Have a client make a key pair of its first group only, and offer the others by name.
+
+    OpenSSL would make another of X25519, a twelfth of a handshake's work, for servers without the
+    first, post-quantum one. They ask for it now (HelloRetryRequest, RFC 8446 section 4.1.4). An
+    OpenSSL before 3.3 does not know the question marks, which stand for "if there is this group",
+    and keeps its own groups.
+    """
+    if not lib.SSL_CTX_set1_curves_list(context._context, _GROUPS):
+        lib.ERR_clear_error()
 
 
 def _use_identity(context: SSL.Context, identity: Identity) -> None:

@@ -19,6 +19,7 @@ SECRET_SIZE = 48
 TAG_SIZE = 16
 
 _KEY_SIZE, _IV_SIZE = 32, 12
+_EPOCH_SIZE = _KEY_SIZE + _IV_SIZE  # bytes; what the next one takes comes behind
 _LABEL = b"jetstream keys"
 
 
@@ -51,20 +52,26 @@ class TrafficKeys:
     `secret` is 48 bytes: the exporter's half for epoch 0, the ratchet's output afterwards.
     """
 
-    __slots__ = ("_next_secret", "aead", "cipher", "epoch", "iv")
+    __slots__ = ("_secret", "aead", "cipher", "epoch", "iv")
 
     def __init__(self, secret: bytes, cipher: Cipher, epoch: int = 0) -> None:
         self.cipher = cipher
         self.epoch = epoch
-        block = HKDFExpand(SHA384(), _KEY_SIZE + _IV_SIZE + SECRET_SIZE, _LABEL).derive(secret)
-        key, rest = block[:_KEY_SIZE], block[_KEY_SIZE:]
+        self._secret = secret
+        block = _expand(secret, _EPOCH_SIZE)
+        key, iv = block[:_KEY_SIZE], block[_KEY_SIZE:]
         self.aead: Aead = AESGCM(key) if cipher is Cipher.AES_256_GCM else ChaCha20Poly1305(key)
-        self.iv = int.from_bytes(rest[:_IV_SIZE], "big")
-        self._next_secret = rest[_IV_SIZE:]
+        self.iv = int.from_bytes(iv, "big")
 
     def next_epoch(self) -> TrafficKeys:
         """The keys that follow these."""
-        return TrafficKeys(self._next_secret, self.cipher, self.epoch + 1)
+        secret = _expand(self._secret, _EPOCH_SIZE + SECRET_SIZE)[_EPOCH_SIZE:]
+        return TrafficKeys(secret, self.cipher, self.epoch + 1)
+
+
+def _expand(secret: bytes, size: int) -> bytes:
+    """The first `size` bytes of what the secret expands to, in steps of 48 bytes."""
+    return HKDFExpand(SHA384(), size, _LABEL).derive(secret)
 
 
 def exporter_context(alpn: bytes, transport: bytes) -> bytes:

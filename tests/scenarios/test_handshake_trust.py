@@ -32,7 +32,7 @@ from jetstreamproto.session.session import SessionState
 from jetstreamproto.testing import SessionPair
 from jetstreamproto.transports.admission import AdmissionLimits
 from tests.certificates import DAY, FOR_CLIENTS, FOR_SERVERS, NOW, Authority, pem, self_signed
-from tests.unit.security.test_handshake import drive, foreign_connection
+from tests.unit.security.test_handshake import drive, foreign_connection, older_servers
 from tests.unit.security.test_identity import FolderTestCase
 from tests.unit.security.test_records import split
 from tests.unit.transports.test_tcp import Transport
@@ -132,6 +132,10 @@ class PinnedTests(TrustTestCase):
 
     def test_a_pin_does_not_care_who_signed(self) -> None:
         self.accept(identity=Authority.create().intermediate().issue("elsewhere.example"))
+
+    def test_a_server_without_the_first_group(self) -> None:
+        with older_servers():
+            self.accept()
 
     def test_both_ciphers(self) -> None:
         for cipher in Cipher:

@@ -25,6 +25,7 @@ from jetstreamproto.testing import LinkOptions
 from jetstreamproto.testing.simnet import Datagram
 from jetstreamproto.transports.admission import AdmissionLimits
 from tests.scenarios.udp_pairs import CLIENT, SERVER, STRANGER, UdpPair, UdpTestCase, outcome
+from tests.unit.security.test_handshake import older_servers
 
 NEAR = LinkOptions(delay=0.02)
 
@@ -93,6 +94,13 @@ class BadNetworkTests(UdpTestCase):
                 pair = UdpPair(link=NEAR, seed=bit, connect=False, tap=damage)
                 pair.run(pair.client.when_connected())
                 self.assertEqual(pair.ask(b"hello"), b"hello")
+
+    def test_a_server_without_the_clients_first_group(self) -> None:
+        for seed, link in enumerate((NEAR, replace(NEAR, loss=0.2, reorder=0.2, jitter=0.02))):
+            with self.subTest(seed=seed), older_servers():
+                pair = UdpPair(link=link, seed=seed)
+                self.assertEqual(pair.ask(b"hello"), b"hello")
+                self.assert_closes(pair)
 
     def test_batches_or_not(self) -> None:
         for batches in (False, True):

@@ -12,13 +12,15 @@ import hashlib
 import hmac
 import random
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from unittest import TestCase
+from unittest.mock import patch
 
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from OpenSSL import SSL, crypto
+from OpenSSL._util import lib
 
 from jetstreamproto.errors import (
     CertificateRejected,
@@ -28,6 +30,7 @@ from jetstreamproto.errors import (
     TrustError,
     WrongFingerprint,
 )
+from jetstreamproto.security import handshake
 from jetstreamproto.security.handshake import ALPN, Handshake, Role, TlsContext
 from jetstreamproto.security.identity import Identity
 from jetstreamproto.security.keys import Cipher, TrafficKeys
@@ -38,6 +41,8 @@ from tests.unit.security.test_records import seal as seal_with
 from tests.unit.security.test_records import unseal
 
 untimed = settings(deadline=None, derandomize=True, database=None, max_examples=50)
+
+X25519MLKEM768, X25519, SECP256R1 = 0x11EC, 0x001D, 0x0017  # IANA's TLS supported groups
 
 IDENTITY = Identity.create(NOW)
 PINNED = PinnedKeys([IDENTITY.fingerprint])
@@ -81,6 +86,7 @@ def foreign_connection(
     version: int = SSL.TLS1_3_VERSION,
     alpn: Sequence[bytes] = (ALPN,),
     ciphers: bytes | None = None,
+    curve: ec.EllipticCurve | None = None,
     identity: Identity | None = None,
 ) -> SSL.Connection:
     """A TLS peer that was not written for this protocol."""
@@ -89,6 +95,8 @@ def foreign_connection(
     context.set_max_proto_version(version)
     if ciphers is not None:
         context.set_tls13_ciphersuites(ciphers)
+    if curve is not None:
+        context.set_tmp_ecdh(curve)  # and no other group
     if identity is not None:
         context.use_certificate(identity.certificate)
         context.use_privatekey(identity.key)
@@ -106,6 +114,45 @@ def foreign_connection(
     else:
         connection.set_accept_state()
     return connection
+
+
+@contextlib.contextmanager
+def older_servers() -> Iterator[None]:
+    """Servers know none of the groups that clients make keys of, so they ask for another."""
+    connection = TlsContext.connection
+
+    def older(tls: TlsContext) -> SSL.Connection:
+        if tls.role is Role.SERVER:
+            tls._context.set_tmp_ecdh(ec.SECP256R1())
+        return connection(tls)
+
+    with patch.object(TlsContext, "connection", older):
+        yield
+
+
+def groups_of(flight: bytes) -> tuple[list[int], list[int]]:
+    """The groups that a ClientHello offers, and those that it has keys of (RFC 8446 section 4)."""
+    hello = flight[9:]  # behind the headers of the record and the message
+    at = 2 + 32  # version and random
+    at += 1 + hello[at]  # session id
+    at += 2 + int.from_bytes(hello[at : at + 2], "big")  # cipher suites
+    at += 1 + hello[at]  # compression methods
+    extensions = by_number(hello[at:])
+    offered = extensions[10][2:]
+    return (
+        [int.from_bytes(offered[at : at + 2], "big") for at in range(0, len(offered), 2)],
+        list(by_number(extensions[51])),
+    )
+
+
+def by_number(block: bytes) -> dict[int, bytes]:
+    """What is in a vector of numbers, each with a vector of bytes."""
+    found, at = {}, 2
+    while at < len(block):
+        number, size = (int.from_bytes(block[at + n : at + n + 2], "big") for n in (0, 2))
+        found[number] = block[at + 4 : at + 4 + size]
+        at += 4 + size
+    return found
 
 
 def drive(foreign: SSL.Connection) -> bytes:
@@ -188,6 +235,33 @@ class AgreementTests(TestCase):
         one, other = client(), server()
         exchange(one, other)
         self.assertEqual(one._connection.get_group_name(), "X25519MLKEM768")
+
+    def test_a_hello_has_a_key_of_the_first_group_only(self) -> None:
+        offered, shared = groups_of(client().outgoing())
+        self.assertEqual(offered[:3], [X25519MLKEM768, X25519, SECP256R1])
+        self.assertEqual(shared, [X25519MLKEM768])
+
+    def test_a_server_that_has_other_groups_asks_again(self) -> None:
+        for curve in (ec.SECP256R1(), ec.SECP384R1()):
+            foreign = foreign_connection(Role.SERVER, curve=curve, identity=IDENTITY)
+            one = client()
+            foreign.bio_write(one.outgoing())
+            one.receive(drive(foreign))  # HelloRetryRequest
+            self.assertFalse(one.complete)
+            foreign.bio_write(one.outgoing())
+            one.receive(drive(foreign))
+            self.assertTrue(one.complete)
+            self.assertNotEqual(one._connection.get_group_name(), "X25519MLKEM768")
+
+    def test_groups_that_openssl_does_not_know_leave_its_own(self) -> None:
+        with patch.object(handshake, "_GROUPS", b"X25519:none such"):
+            tls = TlsContext(Role.CLIENT, trust=PINNED)
+        self.assertEqual(lib.ERR_get_error(), 0, "a fault is left for somebody else to find")
+        _, shared = groups_of(client(tls).outgoing())
+        self.assertEqual(shared, [X25519MLKEM768, X25519])
+        one, other = client(tls), server()
+        exchange(one, other)
+        self.assertTrue(one.complete and other.complete)
 
     def test_the_name_indication(self) -> None:
         for host, sent in (
