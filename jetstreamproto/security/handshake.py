@@ -41,7 +41,7 @@ ALPN = b"jetstream/1"
 
 _BIO_CHUNK = 1 << 12
 _CERTIFICATE_DEPTH = 8
-_GROUPS = b"?X25519MLKEM768:?X25519:?secp256r1:?X448:?secp384r1:?secp521r1"
+_GROUPS = b"?X25519MLKEM768:?SecP256r1MLKEM768:?X25519:?secp256r1:?X448:?secp384r1:?secp521r1"
 
 
 class Role(Enum):

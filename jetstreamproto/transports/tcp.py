@@ -186,6 +186,10 @@ class TcpLink:
         raise AssertionError("a TCP connection has one stream")
 
     def flush(self) -> None:
+        if self._cork is None or self._batch_size > _SMALL_RECORD:
+            self._flush()  # else a few packets wait for others of the turn, in the same record
+
+    def _flush(self) -> None:
         if self._batch and not self._blocked:
             self._write_batch()
         if self._unsent is not None:
@@ -248,12 +252,14 @@ class TcpLink:
 
     def _uncork(self) -> None:
         """Write what was kept back, and keep nothing back any more."""
+        if self._cork is not None:
+            self._flush()
         corked, self._cork = self._cork, None
         if corked:
             self._put(corked[0] if len(corked) == 1 else b"".join(corked))
 
     def _uncork_with_others(self) -> None:
-        if self._timeouts is None or not self._cork:
+        if self._timeouts is None or not (self._cork or self._batch):
             self._uncork()
         else:
             self._timeouts.after(0, self._uncork)
@@ -277,7 +283,7 @@ class TcpLink:
                 self._unsent.blocked()
 
     def _finish_sending(self) -> None:
-        self.flush()
+        self._flush()
         if self._blocked:
             return
         self._write_sealed(RecordType.END, b"")
@@ -320,7 +326,7 @@ class TcpLink:
     def connection_lost(self) -> None:
         """The connection is gone, by whichever side."""
         if self._state is not TcpState.CLOSING:
-            self._failure = self._cut_reason()
+            self._failure = self._state.cut()
         self._state = self._state.then(TcpState.LOST)
         self._closed, self._may_send = True, False
         self._cork = None
@@ -472,9 +478,8 @@ class TcpLink:
             if self._blocked and self._eager and failure is not None:
                 self._transport.abortConnection()  # type: ignore[attr-defined]
             elif turned_away and hasattr(self._transport, "loseWriteConnection"):
-                # Closing now, with bytes of the peer's unread, would reset the connection and take
-                # what was said with it. The peer closes when it has read that, or the deadline
-                # of the handshake ends the wait.
+                # Closing with bytes of the peer's unread would reset the connection and take what
+                # was said with it. The peer closes when it has read that, or the deadline comes.
                 self._transport.loseWriteConnection()
             elif failure is None and self._unread.being_read and not self._blocked:
                 self._unread.finished = True  # nothing is left to be written or to be read
@@ -492,8 +497,3 @@ class TcpLink:
         if self._blocked:
             self._transport.unregisterProducer()  # type: ignore[attr-defined]
         return True
-
-    def _cut_reason(self) -> JetStreamError:
-        if self._state is TcpState.HANDSHAKE:
-            return HandshakeError("the peer closed the connection during the handshake")
-        return SessionCut("the connection broke before the peer ended the session")

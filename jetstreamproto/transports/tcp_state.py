@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import Enum
 
+from jetstreamproto.errors import HandshakeError, JetStreamError, SessionCut
+
 
 class TcpState(Enum):
     following: tuple[TcpState, ...]
@@ -21,6 +23,12 @@ class TcpState(Enum):
         if state not in self.following:
             raise AssertionError(f"a link cannot go from {self} to {state}")
         return state
+
+    def cut(self) -> JetStreamError:
+        """What it means that the connection is gone in this state."""
+        if self is TcpState.HANDSHAKE:
+            return HandshakeError("the peer closed the connection during the handshake")
+        return SessionCut("the connection broke before the peer ended the session")
 
 
 TcpState.HANDSHAKE.following = (TcpState.SEALED, TcpState.CLOSING, TcpState.LOST)

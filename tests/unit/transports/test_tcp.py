@@ -624,6 +624,64 @@ class SegmentTests(TestCase):
         self.assertEqual(self.held(100, 100), ["end of turn", "release"])
 
 
+class TurnTests(TestCase):
+    """What is sent while something arrives leaves when all that has arrived was looked at."""
+
+    def setUp(self) -> None:
+        self.one, self.other = linked()
+
+    def records_after(self, *answers: Callable[[], None]) -> list[int]:
+        """The types of the records that answer one turn, in which each answer had its record."""
+        arrived = b""
+        for _ in answers:
+            self.one.send(b"a question")
+            self.one.link.flush()
+            arrived += self.one.transport.take()
+        rest = iter(answers)
+        self.other.user.on_packets = lambda: next(rest)()
+        self.other.link.data_received(arrived)
+        written = self.other.transport.take()
+        self.one.link.data_received(written)
+        return [record[0] for record in split(written)]
+
+    def answer(self, payload: bytes) -> None:
+        self.other.send(payload)
+        self.other.link.flush()
+
+    def test_a_few_packets_share_a_record(self) -> None:
+        records = self.records_after(lambda: self.answer(b"one"), lambda: self.answer(b"two"))
+        self.assertEqual(records, [RecordType.PACKETS])
+        self.assertEqual(self.one.payloads, [b"one", b"two"])
+
+    def test_the_end_follows_them(self) -> None:
+        records = self.records_after(lambda: self.answer(b"one"), self.other.link.close)
+        self.assertEqual(records, [RecordType.PACKETS, RecordType.END])
+        self.assertEqual((self.one.payloads, self.one.user.ended), ([b"one"], 1))
+
+    def test_so_does_the_close_after_a_fault(self) -> None:
+        def fault() -> None:
+            self.other.link.fail(ProtocolViolation("the peer was wrong"))
+
+        records = self.records_after(lambda: self.answer(b"one"), fault)
+        self.assertEqual(records, [RecordType.PACKETS])
+        self.assertEqual(self.one.payloads, [b"one"])
+        self.assertTrue(self.other.transport.disconnecting)
+
+    def test_many_bytes_do_not_wait(self) -> None:
+        written: list[int] = []
+
+        def large() -> None:
+            self.answer(bytes(5000))
+            written.append(len(self.other.transport.written))
+
+        self.assertEqual(self.records_after(large), [RecordType.PACKETS])
+        self.assertGreater(written[0], 5000)
+
+    def test_what_was_not_sent_when_the_link_is_dropped_is_forgotten(self) -> None:
+        self.assertEqual(self.records_after(lambda: self.answer(b"1"), self.other.link.abort), [])
+        self.assertTrue(self.other.transport.aborted)
+
+
 class EndTests(TestCase):
     def test_both_end(self) -> None:
         one, other = linked()
