@@ -249,7 +249,7 @@ def _openssl_context(
 def _share_one_key(context: SSL.Context) -> None:
     """Have a client make a key pair of its first group only, and offer the others by name.
 
-    OpenSSL would make another of X25519, a twelfth of a handshake's work, for servers without the
+    OpenSSL would make another of X25519, a tenth of a handshake's work, for servers without the
     first, post-quantum one. They ask for it now (HelloRetryRequest, RFC 8446 section 4.1.4). An
     OpenSSL before 3.3 does not know the question marks, which stand for "if there is this group",
     and keeps its own groups.
