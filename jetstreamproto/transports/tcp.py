@@ -262,7 +262,7 @@ class TcpLink:
         if self._timeouts is None or not (self._cork or self._batch):
             self._uncork()
         else:
-            self._timeouts.after(0, self._uncork)
+            self._timeouts.soon(self._uncork)
 
     def _put(self, record: bytes | memoryview) -> None:
         """Write now what the socket takes, and leave the rest, copied, to the transport."""

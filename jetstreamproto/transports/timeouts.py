@@ -41,6 +41,7 @@ class Timeouts:
     def __init__(self, clock: IReactorTime) -> None:
         self.clock = clock
         self._queues: dict[float, _Queue] = {}
+        self._soon: list[Callable[[], object]] = []
 
     def after(self, seconds: float, call: Callable[[], object]) -> Timeout:
         """Have `call` called in so many seconds; what it raises is logged."""
@@ -49,6 +50,17 @@ class Timeouts:
         if queue is None or when < queue.latest:  # the clock was set back
             queue = self._queues[seconds] = _Queue(self.clock, seconds, self._queues)
         return queue.add(when, call)
+
+    def soon(self, call: Callable[[], object]) -> None:
+        """Have `call` called at the end of the reactor's turn, together with others."""
+        if not self._soon:
+            self.clock.callLater(0, self._turn_over)
+        self._soon.append(call)
+
+    def _turn_over(self) -> None:
+        calls, self._soon = self._soon, []
+        for call in calls:
+            _run(call)
 
 
 class _Queue:

@@ -99,3 +99,35 @@ class TimeoutsTests(SynchronousTestCase):
         self.clock.advance(1)
         self.assertEqual(self.called, ["after", "again"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class SoonTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.timeouts = Timeouts(self.clock)
+        self.called: list[str] = []
+
+    def soon(self, name: str) -> None:
+        self.timeouts.soon(lambda: self.called.append(name))
+
+    def test_all_of_a_turn_by_one_call_of_the_clock(self) -> None:
+        for name in "abc":
+            self.soon(name)
+        self.assertEqual((len(self.clock.getDelayedCalls()), self.called), (1, []))
+        self.clock.advance(0)
+        self.assertEqual(self.called, ["a", "b", "c"])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_what_they_ask_for_is_of_the_next_turn(self) -> None:
+        self.timeouts.soon(lambda: self.soon("next"))
+        self.soon("other")
+        self.clock.advance(0)  # which goes on as long as something is due
+        self.assertEqual(self.called, ["other", "next"])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_what_one_raises_does_not_stop_the_others(self) -> None:
+        self.timeouts.soon(lambda: 1 // 0)
+        self.soon("second")
+        self.clock.advance(0)
+        self.assertEqual(self.called, ["second"])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
