@@ -14,7 +14,7 @@ from weakref import ref
 
 from cryptography import x509
 from OpenSSL import SSL, crypto
-from OpenSSL._util import lib  # pyOpenSSL's API has no call for the groups of a client
+from OpenSSL._util import lib  # pyOpenSSL's API has no call for a client's groups
 from OpenSSL.crypto import FILETYPE_ASN1, dump_certificate
 
 from jetstreamproto.errors import (
@@ -252,9 +252,10 @@ def _share_one_key(context: SSL.Context) -> None:
     OpenSSL would make another of X25519, a tenth of a handshake's work, for servers without the
     first, post-quantum one. They ask for it now (HelloRetryRequest, RFC 8446 section 4.1.4). An
     OpenSSL before 3.3 does not know the question marks, which stand for "if there is this group",
-    and keeps its own groups.
+    and keeps its own groups, as any does where pyOpenSSL's bindings lack the call.
     """
-    if not lib.SSL_CTX_set1_curves_list(context._context, _GROUPS):
+    set_groups = getattr(lib, "SSL_CTX_set1_curves_list", None)
+    if set_groups is not None and not set_groups(context._context, _GROUPS):
         lib.ERR_clear_error()
 
 

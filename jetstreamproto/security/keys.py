@@ -19,7 +19,7 @@ SECRET_SIZE = 48
 TAG_SIZE = 16
 
 _KEY_SIZE, _IV_SIZE = 32, 12
-_EPOCH_SIZE = _KEY_SIZE + _IV_SIZE  # bytes; what the next one takes comes behind
+_EPOCH_SIZE = _KEY_SIZE + _IV_SIZE  # bytes, before the secret of the next epoch
 _LABEL = b"jetstream keys"
 
 

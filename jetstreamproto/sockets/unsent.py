@@ -33,7 +33,7 @@ class Unsent:
 
     @classmethod
     def of(cls, handle: socket.socket, clock: IReactorTime) -> Unsent | None:
-        """The limit of a socket; None where the kernel or the kind of socket has none."""
+        """For a socket; None where the kernel or the kind of socket has no such limit."""
         if not hasattr(socket, "TCP_NOTSENT_LOWAT"):
             return None
         limit = cls(handle, clock)

@@ -104,7 +104,7 @@ class Link(Protocol):
         """
 
     def flush(self) -> None:
-        """Send what `send_packet` has taken."""
+        """Send what `send_packet` has taken, at the end of the reactor's turn at the latest."""
 
     def close(self) -> None:
         """Send everything taken and the authenticated end, then wait for the peer's."""

@@ -187,9 +187,9 @@ class TcpLink:
 
     def flush(self) -> None:
         if self._cork is None or self._batch_size > _SMALL_RECORD:
-            self._flush()  # else a few packets wait for others of the turn, in the same record
+            self._flush_now()  # else a few packets wait for others of the turn, in the same record
 
-    def _flush(self) -> None:
+    def _flush_now(self) -> None:
         if self._batch and not self._blocked:
             self._write_batch()
         if self._unsent is not None:
@@ -253,7 +253,7 @@ class TcpLink:
     def _uncork(self) -> None:
         """Write what was kept back, and keep nothing back any more."""
         if self._cork is not None:
-            self._flush()
+            self._flush_now()
         corked, self._cork = self._cork, None
         if corked:
             self._put(corked[0] if len(corked) == 1 else b"".join(corked))
@@ -283,7 +283,7 @@ class TcpLink:
                 self._unsent.blocked()
 
     def _finish_sending(self) -> None:
-        self._flush()
+        self._flush_now()
         if self._blocked:
             return
         self._write_sealed(RecordType.END, b"")

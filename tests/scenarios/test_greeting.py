@@ -22,8 +22,8 @@ from jetstreamproto.testing.pair import SessionPair
 from jetstreamproto.wire.packet import Kind, encode_head
 from jetstreamproto.wire.session_messages import HELLO, Hello
 from tests.certificates import NOW
-from tests.unit.security.test_records import seal
-from tests.unit.transports.test_tcp import Transport, split
+from tests.unit.security.test_records import seal, split
+from tests.unit.transports.tcp_ends import Transport
 
 SERVER = Identity.create(NOW)
 CLIENT = Identity.create(NOW)

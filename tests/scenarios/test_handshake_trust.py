@@ -32,10 +32,10 @@ from jetstreamproto.session.session import SessionState
 from jetstreamproto.testing import SessionPair
 from jetstreamproto.transports.admission import AdmissionLimits
 from tests.certificates import DAY, FOR_CLIENTS, FOR_SERVERS, NOW, Authority, pem, self_signed
-from tests.unit.security.test_handshake import drive, foreign_connection, older_servers
+from tests.tls_peers import drive, foreign_connection, older_servers
 from tests.unit.security.test_identity import FolderTestCase
 from tests.unit.security.test_records import split
-from tests.unit.transports.test_tcp import Transport
+from tests.unit.transports.tcp_ends import Transport
 
 SERVER = Identity.create(NOW)
 CLIENT = Identity.create(NOW)

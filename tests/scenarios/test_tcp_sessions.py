@@ -48,7 +48,7 @@ from jetstreamproto.wire.packet import Kind, encode_head
 from jetstreamproto.wire.session_messages import HELLO, Hello
 from tests.certificates import NOW
 from tests.unit.security.test_records import seal, split
-from tests.unit.transports.test_tcp import Transport
+from tests.unit.transports.tcp_ends import Transport
 
 SERVER = Identity.create(NOW)
 CLIENTS = TlsContext(Role.CLIENT, trust=PinnedKeys([SERVER.fingerprint]))

@@ -25,7 +25,7 @@ from jetstreamproto.testing import LinkOptions
 from jetstreamproto.testing.simnet import Datagram
 from jetstreamproto.transports.admission import AdmissionLimits
 from tests.scenarios.udp_pairs import CLIENT, SERVER, STRANGER, UdpPair, UdpTestCase, outcome
-from tests.unit.security.test_handshake import older_servers
+from tests.tls_peers import older_servers
 
 NEAR = LinkOptions(delay=0.02)
 

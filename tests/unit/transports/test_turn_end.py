@@ -15,7 +15,7 @@ from jetstreamproto.services.echo import Echo
 from jetstreamproto.session.protocol import Inbox
 from jetstreamproto.session.state import SessionState
 from tests.certificates import NOW
-from tests.unit.transports.test_tcp import Transport
+from tests.unit.transports.tcp_ends import Transport
 
 SERVER = Identity.create(NOW)
 
