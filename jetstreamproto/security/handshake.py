@@ -51,6 +51,9 @@ class Role(Enum):
     SERVER = "server"
 
 
+_CLIENT, _SERVER = Role  # slow to get at in the enum
+
+
 class TlsContext:
     """What the handshakes of one endpoint share: its role, identity, trust and ciphers.
 
@@ -67,9 +70,9 @@ class TlsContext:
         trust: Trust | None = None,
         ciphers: Sequence[Cipher] = (Cipher.AES_256_GCM, Cipher.CHACHA20_POLY1305),
     ) -> None:
-        if role is Role.SERVER and identity is None:
+        if role is _SERVER and identity is None:
             raise ConfigurationError("a server needs an identity")
-        if role is Role.CLIENT and trust is None:
+        if role is _CLIENT and trust is None:
             raise ConfigurationError("a client needs to know which servers to trust")
         if not ciphers:
             raise ConfigurationError("a handshake needs a cipher")
@@ -100,7 +103,7 @@ class Handshake:
         self._early_keys: tuple[TrafficKeys, TrafficKeys] | None = None
         self._connection = tls.connection()
         self._connection.set_app_data(ref(self))  # no cycle: it goes as soon as it is dropped
-        if tls.role is Role.SERVER:
+        if tls.role is _SERVER:
             self._connection.set_accept_state()
         else:
             self._connection.set_connect_state()
@@ -114,7 +117,7 @@ class Handshake:
 
     def start(self) -> None:
         """Prepare the first flight (a client's hello); a server's start does nothing."""
-        if self.role is Role.CLIENT:
+        if self.role is _CLIENT:
             self._advance()
 
     def receive(self, data: bytes) -> None:
@@ -153,7 +156,7 @@ class Handshake:
         None for a client, before that, and for a server that judges certificates: it may find
         that it does not want to talk to this client. `traffic_keys` of the same transport follows.
         """
-        if self._tls.role is Role.CLIENT or self._tls.trust is not None:
+        if self._tls.role is _CLIENT or self._tls.trust is not None:
             return None
         try:
             self._early_keys = self._export(transport)
@@ -167,7 +170,7 @@ class Handshake:
         )
         cipher = Cipher(self._connection.get_cipher_name())
         to_server, to_client = (TrafficKeys(half, cipher) for half in split_export(exported))
-        if self._tls.role is Role.SERVER:
+        if self._tls.role is _SERVER:
             return to_client, to_server
         return to_server, to_client
 
@@ -236,9 +239,9 @@ def _openssl_context(
         if trust.ca_file is not None:
             _load_authorities(context, trust)
         context.set_verify_depth(_CERTIFICATE_DEPTH)
-        mode = SSL.VERIFY_PEER | (SSL.VERIFY_FAIL_IF_NO_PEER_CERT if role is Role.SERVER else 0)
+        mode = SSL.VERIFY_PEER | (SSL.VERIFY_FAIL_IF_NO_PEER_CERT if role is _SERVER else 0)
         context.set_verify(mode, _judge)
-    if role is Role.CLIENT:
+    if role is _CLIENT:
         context.set_alpn_protos([ALPN])
         _share_one_key(context)
     else:

@@ -30,6 +30,9 @@ class Cipher(Enum):
     CHACHA20_POLY1305 = "TLS_CHACHA20_POLY1305_SHA256"
 
 
+_AES = Cipher.AES_256_GCM
+
+
 class Aead(Protocol):
     """What both AEAD classes of `cryptography` offer."""
 
@@ -60,7 +63,7 @@ class TrafficKeys:
         self._secret = secret
         block = _expand(secret, _EPOCH_SIZE)
         key, iv = block[:_KEY_SIZE], block[_KEY_SIZE:]
-        self.aead: Aead = AESGCM(key) if cipher is Cipher.AES_256_GCM else ChaCha20Poly1305(key)
+        self.aead: Aead = AESGCM(key) if cipher is _AES else ChaCha20Poly1305(key)
         self.iv = int.from_bytes(iv, "big")
 
     def next_epoch(self) -> TrafficKeys:

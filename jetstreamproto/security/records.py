@@ -42,7 +42,15 @@ class RecordType(IntEnum):
     END = 5  # sealed, empty: the authenticated end of this direction
 
 
-_PACKETS, _REKEY, _END = int(RecordType.PACKETS), int(RecordType.REKEY), int(RecordType.END)
+_CRYPTO, _ALERT, _PACKETS, _REKEY, _END = map(int, RecordType)
+
+_BODY_SIZES = {  # the least and the most bytes of a body
+    _CRYPTO: (0, MAX_PLAIN_BODY),
+    _ALERT: (0, MAX_PLAIN_BODY),
+    _PACKETS: (TAG_SIZE, MAX_BODY),
+    _REKEY: (TAG_SIZE, TAG_SIZE),
+    _END: (TAG_SIZE, TAG_SIZE),
+}
 
 
 @dataclass(frozen=True)
@@ -68,14 +76,14 @@ class RecordLimits:
 DEFAULT_LIMITS = RecordLimits()
 
 
-def plain_record(kind: RecordType, body: bytes) -> bytes:
+def plain_record(kind: int, body: bytes) -> bytes:
     """A record that is not sealed (CRYPTO, ALERT)."""
-    return _header(kind, len(body)) + body
+    return (kind << 24 | len(body)).to_bytes(HEADER_SIZE, "big") + body
 
 
 def alert_record(reason: str) -> bytes:
     """A record that tells a peer without keys why it is turned away."""
-    return plain_record(RecordType.ALERT, bytes(2) + reason.encode()[:_MAX_REASON])
+    return plain_record(_ALERT, bytes(2) + reason.encode()[:_MAX_REASON])
 
 
 def alert_reason(body: bytes) -> str:
@@ -89,34 +97,37 @@ def parse_header(buffer: bytes | bytearray | memoryview, offset: int) -> tuple[i
 
     Raises `WireError` for an unknown type or a body longer than that type allows.
     """
-    word = _unpack(buffer, offset)[0]
+    (word,) = _unpack(buffer, offset)
     kind, length = word >> 24, word & 0xFFFFFF
-    if _PACKETS <= kind <= _END:
-        if length > MAX_BODY:
-            raise WireError(f"a sealed record of {length} bytes is over the limit of {MAX_BODY}")
-        if length < TAG_SIZE:
-            raise WireError(f"a sealed record of {length} bytes is shorter than its tag")
-        if kind != _PACKETS and length != TAG_SIZE:
-            raise WireError("a REKEY or END record must be empty")
-    elif kind == RecordType.CRYPTO or kind == RecordType.ALERT:
-        if length > MAX_PLAIN_BODY:
-            raise WireError(f"a handshake record of {length} bytes is over {MAX_PLAIN_BODY}")
-    else:
+    if kind not in _BODY_SIZES:
         raise WireError(f"unknown record type 0x{kind:02x}")
+    least, most = _BODY_SIZES[kind]
+    if not least <= length <= most:
+        raise WireError(_wrong_size(kind, length))
     return kind, length
+
+
+def _wrong_size(kind: int, length: int) -> str:
+    if kind < _PACKETS:
+        return f"a handshake record of {length} bytes is over {MAX_PLAIN_BODY}"
+    if length > MAX_BODY:
+        return f"a sealed record of {length} bytes is over the limit of {MAX_BODY}"
+    if length < TAG_SIZE:
+        return f"a sealed record of {length} bytes is shorter than its tag"
+    return "a REKEY or END record must be empty"
 
 
 class RecordSealer:
     """Seals one direction's records and ratchets its keys."""
 
-    __slots__ = ("_bytes", "_keys", "_limits", "_number", "_records")
+    __slots__ = ("_bytes", "_keys", "_last", "_limits", "_number")
 
     def __init__(self, keys: TrafficKeys, limits: RecordLimits = DEFAULT_LIMITS) -> None:
         self._keys = keys
         self._limits = limits
         self._number = 0  # of the record, over all epochs: a nonce is never used twice
-        self._records = 0
-        self._bytes = 0
+        self._last = limits.records - 1  # of the epoch: a REKEY
+        self._bytes = 0  # of the epoch
 
     @property
     def epoch(self) -> int:
@@ -128,38 +139,38 @@ class RecordSealer:
         A REKEY record goes before it when the epoch is used up, so `out` needs room for
         `OVERHEAD` bytes more than the plaintext.
         """
-        start = 0
-        if self._records >= self._limits.records - 1 or self._bytes >= self._limits.bytes:
-            start = self._seal(RecordType.REKEY, b"", out)
-            self._keys = self._keys.next_epoch()
-            self._records = self._bytes = 0
-            out = out[start:]
-        return start + self._seal(kind, plaintext, out)
-
-    def _seal(self, kind: int, plaintext: bytes, out: memoryview) -> int:
+        if self._number >= self._last or self._bytes >= self._limits.bytes:
+            start = self._rekey(out)
+            return start + self.seal(kind, plaintext, out[start:])
         keys, number = self._keys, self._number
         size = len(plaintext)
-        end = HEADER_SIZE + size + TAG_SIZE
-        header = (kind << 24 | (size + TAG_SIZE)).to_bytes(HEADER_SIZE, "big")
+        header = (kind << 24 | size + TAG_SIZE).to_bytes(HEADER_SIZE, "big")
         out[:HEADER_SIZE] = header
         nonce = (keys.iv ^ number).to_bytes(12, "big")
+        end = HEADER_SIZE + size + TAG_SIZE
         keys.aead.encrypt_into(nonce, plaintext, header, out[HEADER_SIZE:end])
         self._number = number + 1
-        self._records += 1
         self._bytes += size
         return end
+
+    def _rekey(self, out: memoryview) -> int:
+        self._last = self._number + self._limits.records
+        self._bytes = 0
+        size = self.seal(_REKEY, b"", out)
+        self._keys = self._keys.next_epoch()
+        return size
 
 
 class RecordOpener:
     """Opens the peer's records in order and follows its ratchet."""
 
-    __slots__ = ("_keys", "_limits", "_number", "_records")
+    __slots__ = ("_end", "_keys", "_limits", "_number")
 
     def __init__(self, keys: TrafficKeys, limits: RecordLimits = DEFAULT_LIMITS) -> None:
         self._keys = keys
         self._limits = limits
         self._number = 0
-        self._records = 0
+        self._end = limits.hard_records  # the first number that is too high for the epoch
 
     @property
     def epoch(self) -> int:
@@ -171,10 +182,10 @@ class RecordOpener:
         Raises `ProtocolViolation` when it does not open (forged, damaged, out of place) or when
         the peer should have changed its keys by now.
         """
-        if self._records >= self._limits.hard_records:
+        keys, number = self._keys, self._number
+        if number >= self._end:
             raise ProtocolViolation("the peer used one key for too many records")
-        keys = self._keys
-        nonce = (keys.iv ^ self._number).to_bytes(12, "big")
+        nonce = (keys.iv ^ number).to_bytes(12, "big")
         plaintext = out[: len(body) - TAG_SIZE]
         try:
             keys.aead.decrypt_into(nonce, body, header, plaintext)
@@ -182,13 +193,8 @@ class RecordOpener:
             raise ProtocolViolation(
                 "a record does not open: it was forged, damaged or moved on the way"
             ) from None
-        self._number += 1
-        self._records += 1
+        self._number = number + 1
         if header[0] == _REKEY:
             self._keys = keys.next_epoch()
-            self._records = 0
+            self._end = self._number + self._limits.hard_records
         return plaintext
-
-
-def _header(kind: int, length: int) -> bytes:
-    return (kind << 24 | length).to_bytes(HEADER_SIZE, "big")

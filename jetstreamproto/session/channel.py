@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 _MORE = int(Flag.MORE)
 _LZ4 = int(Flag.LZ4)
-_DATA = int(Kind.DATA)
+_ORDERED = Mode.ORDERED
+_DATA, _END = int(Kind.DATA), int(Kind.END)
 
 MIN_ROOM = 1024
 """Credit below this is not worth a fragment, unless the rest of the message fits."""
@@ -62,7 +63,7 @@ ChannelState.OPEN.following = (ChannelState.ENDED, ChannelState.PEER_ENDED, Chan
 ChannelState.ENDED.following = (ChannelState.CLOSED,)
 ChannelState.PEER_ENDED.following = (ChannelState.CLOSED,)
 ChannelState.CLOSED.following = ()
-_CLOSED = ChannelState.CLOSED  # an enum's members are slow to get at
+_OPENING, _OPEN, _ENDED, _PEER_ENDED, _CLOSED = ChannelState  # slow to get at in the enum
 
 
 @implementer(IConsumer, IPushProducer)
@@ -124,7 +125,7 @@ class Channel:
         self.mode = request.mode
         self.deadline = request.deadline_ms / 1000 if request.deadline_ms else None
         self.urgency = request.urgency
-        self.state = ChannelState.OPENING
+        self.state = _OPENING
         self.scheduled = False
         # sending
         self.queued = 0  # bytes waiting, each message's packet cost included
@@ -134,7 +135,8 @@ class Channel:
         self._end_sent = False
         self._send_seq = 0
         self._index = 0  # of the next fragment in its message, counted where it is sent along
-        self._index_step = 0 if request.mode is Mode.ORDERED else 1
+        ordered = request.mode is _ORDERED
+        self._index_step = 0 if ordered else 1
         self._send_credit = SendCredit(session.peer_hello.channel_window)
         self._send_limit = session.settings.send_limit
         self._high_water = session.settings.high_water
@@ -147,7 +149,6 @@ class Channel:
         self._drain_waiters: list[Deferred[None]] = []
         # receiving
         self.expired = 0
-        ordered = request.mode is Mode.ORDERED
         self.delivery = Delivery(self) if ordered else UnorderedDelivery(self)
         # ends
         self._close_reason: JetStreamError | None = None
@@ -199,7 +200,7 @@ class Channel:
 
     def end(self) -> None:
         """Send what is queued and then no more; the peer can still send. Again is no harm."""
-        if not self._ending and self.state is not ChannelState.CLOSED:
+        if not self._ending and self.state is not _CLOSED:
             self._ending = True
             if self._end_due:
                 self.session.outbox.put_control(Kind.END, self.id, seq=self._send_seq)
@@ -207,14 +208,14 @@ class Channel:
 
     def reset(self, code: int = ResetCode.CANCELLED, reason: str = "") -> None:
         """Drop both directions now, and tell the peer why. What is queued is lost."""
-        if self.state is not ChannelState.CLOSED:
+        if self.state is not _CLOSED:
             self.session.send_reset(self.id, code, reason)
             self.close(ChannelReset(code, reason))
 
     def drained(self) -> Deferred[None]:
         """Fires when the queue is below half the high-water mark; fails if the channel breaks."""
         waiter: Deferred[None] = Deferred(self._drain_waiters.remove)
-        if self.state is ChannelState.CLOSED:
+        if self.state is _CLOSED:
             waiter.errback(ChannelClosed(f"channel {self.id} is closed"))
         elif self.queued <= self._low_water:
             waiter.callback(None)
@@ -225,7 +226,7 @@ class Channel:
     def when_closed(self) -> Deferred[None]:
         """Fires when both sides have ended; fails with what broke the channel off otherwise."""
         waiter: Deferred[None] = Deferred()
-        if self.state is not ChannelState.CLOSED:
+        if self.state is not _CLOSED:
             self._closed_waiters.append(waiter)
         elif self._close_reason is None:
             waiter.callback(None)
@@ -238,7 +239,7 @@ class Channel:
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
         if self._producer is not None:
             raise RuntimeError("a producer is registered already")
-        if self.state is ChannelState.CLOSED:
+        if self.state is _CLOSED:
             producer.stopProducing()
             return
         self._producer = producer
@@ -271,12 +272,12 @@ class Channel:
 
     def pauseProducing(self) -> None:
         """Deliver no messages until `resumeProducing`; the peer is stopped by its credit."""
-        if self.state is not ChannelState.CLOSED:
+        if self.state is not _CLOSED:
             self.delivery.pause()
 
     def resumeProducing(self) -> None:
         """Deliver again, first what arrived meanwhile."""
-        if self.state is not ChannelState.CLOSED:
+        if self.state is not _CLOSED:
             self.delivery.resume()
 
     def stopProducing(self) -> None:
@@ -304,7 +305,7 @@ class Channel:
         if self.queued <= self._low_water:
             self._drained()
         if self._ending and self._end_due:
-            link.send_packet(encode_head(self._send_seq, self.id, Kind.END, 0, 0, 0), b"", self.id)
+            link.send_packet(encode_head(self._send_seq, self.id, _END, 0, 0, 0), b"", self.id)
             self._our_end_sent()
         return spent
 
@@ -367,23 +368,23 @@ class Channel:
     def _end_due(self) -> bool:
         if self._end_sent or self._queue or not self._ending:
             return False
-        return self.state is not ChannelState.CLOSED  # an END would make a reset look clean
+        return self.state is not _CLOSED  # an END would make a reset look clean
 
     # --- life ------------------------------------------------------------------------
 
     def opened(self) -> None:
         """Both sides agree that the channel is there."""
-        self._move(ChannelState.ENDED if self._end_sent else ChannelState.OPEN)
+        self._move(_ENDED if self._end_sent else _OPEN)
         self.delivery.receiving = True
         call_application(self, self.protocol.channel_opened)
 
     def close(self, reason: JetStreamError | None) -> None:
         """Forget everything; `reason` is None when both sides ended."""
-        if self.state is ChannelState.CLOSED:
+        if self.state is _CLOSED:
             return
-        was_opening = self.state is ChannelState.OPENING
+        was_opening = self.state is _OPENING
         self._close_reason = reason
-        self._move(ChannelState.CLOSED)
+        self._move(_CLOSED)
         self.session.channel_gone(self, reason)
         self._queue.clear()
         self.queued = 0
@@ -399,21 +400,21 @@ class Channel:
 
     def _our_end_sent(self) -> None:
         self._end_sent = True
-        if self.state is ChannelState.PEER_ENDED:
+        if self.state is _PEER_ENDED:
             self.close(None)
-        elif self.state is ChannelState.OPEN:
-            self._move(ChannelState.ENDED)
+        elif self.state is _OPEN:
+            self._move(_ENDED)
 
     def peer_end_delivered(self) -> None:
         """The application has everything that came before the peer's end."""
         if self.delivery.unfinished:
             self.reset(ResetCode.BAD_MESSAGE, "the channel ended inside a message")
             return
-        if self.state is ChannelState.ENDED:
+        if self.state is _ENDED:
             call_application(self, self.protocol.end_received)
             self.close(None)
-        elif self.state is ChannelState.OPEN:
-            self._move(ChannelState.PEER_ENDED)
+        elif self.state is _OPEN:
+            self._move(_PEER_ENDED)
             self.delivery.receiving = False
             call_application(self, self.protocol.end_received)
 

@@ -15,6 +15,8 @@ from jetstreamproto.wire.packet import Kind
 if TYPE_CHECKING:
     from jetstreamproto.session.session import Session
 
+_CONNECTING, _OPEN, _DRAINING, _ENDING, _CLOSED = SessionState  # slow to get at in the enum
+
 
 class Departure:
     """Says GOAWAY, lets the channels finish, and ends; each within `drain_timeout`.
@@ -34,14 +36,14 @@ class Departure:
         """This side wants to end the session: at the latest when the deadline comes."""
         self.leaving = True
         session = self._session
-        if session.state is SessionState.CONNECTING:
+        if session.state is _CONNECTING:
             session.abort()
-        elif session.state is SessionState.OPEN:
+        elif session.state is _OPEN:
             if self._table or code != ResetCode.NO_ERROR:
                 self._go_away(code, reason)
             else:
                 self.end()  # which says it all
-        elif session.state is SessionState.DRAINING and self._deadline is None:
+        elif session.state is _DRAINING and self._deadline is None:
             self._set_deadline()
             self._end_if_idle()
 
@@ -50,7 +52,7 @@ class Departure:
         session = self._session
         if code not in (ResetCode.NO_ERROR, ResetCode.GOING_AWAY):
             session.refusal = SessionCut(f"the peer ended the session: {reason or code}")
-        if session.state is SessionState.OPEN:
+        if session.state is _OPEN:
             self._start_draining()
             for channel in self._table:
                 if not self._table.is_opening(channel):
@@ -58,7 +60,7 @@ class Departure:
 
     def channel_gone(self) -> None:
         """A channel is closed; it may have been the last."""
-        if self._session.state is SessionState.DRAINING:
+        if self._session.state is _DRAINING:
             self._end_if_idle()
 
     def turn_away(self, refusal: JetStreamError, reason: str) -> None:
@@ -72,8 +74,8 @@ class Departure:
     def end(self) -> None:
         """Nothing is left to do: send what waits, then the authenticated end."""
         session = self._session
-        if session.state is not SessionState.ENDING:
-            session.move(SessionState.ENDING)
+        if session.state is not _ENDING:
+            session.move(_ENDING)
             self._set_deadline()
         session.outbox.pump()
 
@@ -92,11 +94,11 @@ class Departure:
         last = self._table.newest_of_peer
         self._session.outbox.put_control(Kind.GOAWAY, 0, seq=last, code=code, payload=payload)
         self._start_draining()
-        if self._session.state is SessionState.DRAINING:
+        if self._session.state is _DRAINING:
             self._set_deadline()
 
     def _start_draining(self) -> None:
-        self._session.move(SessionState.DRAINING)
+        self._session.move(_DRAINING)
         self._end_if_idle()
 
     def _end_if_idle(self) -> None:
@@ -118,7 +120,7 @@ class Departure:
     def _timed_out(self) -> None:
         self._deadline = None
         session = self._session
-        if session.state is SessionState.DRAINING:
+        if session.state is _DRAINING:
             for channel in self._table:
                 channel.reset(ResetCode.GOING_AWAY, "the session is closing")
         else:

@@ -15,8 +15,9 @@ from jetstreamproto.wire.session_messages import OPEN
 if TYPE_CHECKING:
     from jetstreamproto.session.session import Session
 
-_OPEN = SessionState.OPEN
-_DATA = int(Kind.DATA)
+# members of enums are slow to get at
+_CONNECTING, _CONNECTED, _DRAINING, _ENDING, _CLOSED = SessionState
+_NONE, _HELLO, _OPEN, _ACCEPT, _DATA, _CREDIT, _END, _RESET, _PING, _PONG, _GOAWAY = map(int, Kind)
 _DROPPED = int(Flag.DROPPED)
 _SIZE = 4  # bytes of the size in a packet that stands for one that was given up
 
@@ -31,12 +32,12 @@ def take_packets(session: Session, table: ChannelTable, packets: Iterable[Packet
     """
     find, intake, credit = table.find, session.intake, session.intake.credit
     for packet in packets:
-        if session.state is not _OPEN:
-            if session.state is SessionState.CONNECTING:
+        if session.state is not _CONNECTED:
+            if session.state is _CONNECTING:
                 _introduce(session, table, packet)
                 credit = intake.credit  # which begins anew when we say HELLO
                 continue
-            if session.state is SessionState.CLOSED:
+            if session.state is _CLOSED:
                 return  # an application has dropped it
         seq, channel_id, kind, flags, code, payload = packet
         if kind == _DATA and not flags & _DROPPED:
@@ -59,7 +60,7 @@ def _introduce(session: Session, table: ChannelTable, packet: PacketParts) -> No
     introduction = session.introduction
     assert introduction is not None
     introduction.packet_received(packet)
-    if session.state is not SessionState.CONNECTING:
+    if session.state is not _CONNECTING:
         take_packets(session, table, introduction.take_early())
 
 
@@ -89,23 +90,23 @@ def _control_received(
 ) -> None:
     if session.outbox.replies > _MAX_REPLIES:
         raise ProtocolViolation("the peer asks for more than it reads")
-    elif kind == Kind.CREDIT:
+    elif kind == _CREDIT:
         _credit_received(session, table, channel_id, seq)
-    elif kind == Kind.END:
+    elif kind == _END:
         channel = table.find(channel_id)
         if channel is not None:
             channel.delivery.end_received(seq)
-    elif kind == Kind.OPEN:
+    elif kind == _OPEN:
         table.open_received(channel_id, OPEN.decode(payload))
-    elif kind == Kind.ACCEPT:
+    elif kind == _ACCEPT:
         table.accept_received(channel_id)
-    elif kind == Kind.RESET:
+    elif kind == _RESET:
         table.reset_received(channel_id, code, reason_text(payload))
-    elif kind == Kind.PING:
+    elif kind == _PING:
         session.outbox.put_reply(Kind.PONG, 0, seq=seq)
-    elif kind == Kind.PONG:
+    elif kind == _PONG:
         session.pulse.pong_received(seq)
-    elif kind == Kind.GOAWAY:
+    elif kind == _GOAWAY:
         session.departure.goaway_received(code, reason_text(payload))
     else:
         raise ProtocolViolation(f"unknown packet kind {kind}")

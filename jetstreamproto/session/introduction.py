@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _log = Logger()
 
+_CONNECTING = SessionState.CONNECTING
+
 MAX_EARLY_BYTES = 1 << 20
 """Bytes of payload that may wait for HELLO."""
 MAX_EARLY_PACKETS = 1 << 12
@@ -127,7 +129,7 @@ class Introduction:
     def _let_in(self, avatar: object) -> None:
         session = self._session
         session.avatar = avatar
-        if session.state is SessionState.CONNECTING:
+        if session.state is _CONNECTING:
             if not self._greeted:
                 self._say_hello()
             session.connected()
@@ -141,7 +143,7 @@ class Introduction:
             peer=session.peer.address,
             error=failure.getErrorMessage(),
         )
-        if session.state is SessionState.CONNECTING:
+        if session.state is _CONNECTING:
             refusal = NotLetIn("the peer is not let in")
             session.departure.turn_away(refusal, "unknown user or wrong password")
 

@@ -44,6 +44,8 @@ from jetstreamproto.wire.session_messages import Hello, Mode
 
 _log = Logger()
 
+_CONNECTING, _OPEN, _DRAINING, _ENDING, _CLOSED = SessionState  # slow to get at in the enum
+
 P = TypeVar("P", bound=ChannelProtocol)
 
 
@@ -80,7 +82,7 @@ class Session:
         self.settings = host.settings
         self.timeouts = timeouts
         self.clock = clock = timeouts.clock
-        self.state = SessionState.CONNECTING
+        self.state = _CONNECTING
         self.peer_hello: Hello
         self.channel_window = host.settings.channel_window
         """Credit that we give every new channel."""
@@ -148,7 +150,7 @@ class Session:
     @property
     def accepts_channels(self) -> bool:
         """Whether new channels may be opened: connected, and neither side is going away."""
-        return self.state is SessionState.OPEN
+        return self.state is _OPEN
 
     def open(
         self,
@@ -185,7 +187,7 @@ class Session:
 
     def ping(self) -> Deferred[float]:
         """Ask the peer for an answer; fires with the round-trip time in seconds."""
-        if not self._was_open or self.state is SessionState.CLOSED:
+        if not self._was_open or self.state is _CLOSED:
             result: Deferred[float] = Deferred()
             result.errback(SessionClosed(f"no ping: the session is {self.state.value}"))
             return result
@@ -195,7 +197,7 @@ class Session:
 
     def close(self) -> Deferred[None]:
         """End every channel, then the session, within `drain_timeout`; fires when it is gone."""
-        if self.state is not SessionState.CLOSED:
+        if self.state is not _CLOSED:
             self.departure.leave(ResetCode.NO_ERROR, "")
             for channel in self.channels:
                 channel.end()
@@ -203,7 +205,7 @@ class Session:
 
     def drain(self, reason: str = "") -> Deferred[None]:
         """Tell the peer to finish its work here and go; after `drain_timeout` it is ended."""
-        if self.state is not SessionState.CLOSED:
+        if self.state is not _CLOSED:
             self.departure.leave(ResetCode.GOING_AWAY, reason)
         return self.when_closed()
 
@@ -223,7 +225,7 @@ class Session:
     def when_connected(self) -> Deferred[Session]:
         """Fires with this session once the peer has answered under the new keys."""
         waiter: Deferred[Session] = Deferred(self._connect_waiters.remove)
-        if self.state is SessionState.CLOSED:
+        if self.state is _CLOSED:
             waiter.errback(self.close_reason or SessionClosed("the session has ended"))
         elif self._was_open:
             waiter.callback(self)
@@ -234,7 +236,7 @@ class Session:
     def when_closed(self) -> Deferred[None]:
         """Fires when the session is gone, however it ended; `close_reason` then says how."""
         waiter: Deferred[None] = Deferred()
-        if self.state is SessionState.CLOSED:
+        if self.state is _CLOSED:
             waiter.callback(None)
         else:
             self._close_waiters.append(waiter)
@@ -270,14 +272,14 @@ class Session:
 
     def link_ended(self) -> None:
         self._table.close_all(SessionClosed("the peer ended the session"))
-        if self.state is not SessionState.CLOSED:
+        if self.state is not _CLOSED:
             self.departure.end()
 
     def link_lost(self, reason: JetStreamError | None) -> None:
-        connecting = self.state is SessionState.CONNECTING
+        connecting = self.state is _CONNECTING
         reason = self.refusal or reason
         self.close_reason = reason
-        self.move(SessionState.CLOSED)
+        self.move(_CLOSED)
         self.departure.stop()
         self.outbox.stop()
         ended = reason or SessionClosed("the session has ended")
@@ -306,7 +308,7 @@ class Session:
     @property
     def admits_channels(self) -> bool:
         """Whether the peer may open channels. If it is going away, that overtook its OPEN."""
-        overtaken = self.state is SessionState.DRAINING and self.link.streams
+        overtaken = self.state is _DRAINING and self.link.streams
         return self.accepts_channels or (overtaken and not self.departure.leaving)
 
     def send_reset(self, channel_id: int, code: int, reason: str, *, asked: bool = False) -> None:
@@ -341,7 +343,7 @@ class Session:
 
     def connected(self) -> None:
         """Both sides accept each other."""
-        self.move(SessionState.OPEN)
+        self.move(_OPEN)
         self._was_open = True
         self.pulse.start()
         self._host.session_made(self)
@@ -358,7 +360,7 @@ class Session:
         self.give_up(PeerSilent(f"no sign of the peer for {seconds:g} s"))
 
     def _outbox_empty(self) -> None:
-        if self.state is SessionState.ENDING:
+        if self.state is _ENDING:
             self.outbox.stop()
             self.link.close()
 

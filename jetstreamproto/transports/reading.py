@@ -80,12 +80,15 @@ class ReadBuffer:
         A long record is read to its end and not beyond, so that nothing of the next one has to be
         moved out of the way.
         """
-        if self._owner is not unread:
-            if self._owner is not None:
-                self._owner.move(None)
-            self._place(unread)
-            if self._owner is None:
+        owner = self._owner
+        if owner is not unread:
+            if owner is not None:
+                owner.move(None)
+                self._owner = None
+            if not unread.size:
+                self._start = self._end = 0
                 return self._first
+            self._place(unread)
         elif _SIZE - self._end < READ_SIZE:
             self._place(unread)
         missing = unread.missing
@@ -113,10 +116,9 @@ class ReadBuffer:
 
     def _place(self, unread: Unread) -> None:
         """What is unread goes to the front."""
+        self._owner = unread
         self._start, self._end = 0, unread.size
-        self._owner = unread if self._end else None
-        if self._end:
-            unread.move(self._memory[: self._end])
+        unread.move(self._memory[: self._end])
 
 
 class _EarlyAcknowledgement:

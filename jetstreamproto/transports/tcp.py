@@ -8,8 +8,6 @@ whenever the socket has room.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IPullProducer, ITransport
 from zope.interface import implementer
@@ -55,7 +53,8 @@ from jetstreamproto.wire.session_messages import Mode
 RECORD_SIZE = MAX_BODY - TAG_SIZE - HEAD_SIZE - (1 << 16)
 """Plaintext bytes at which a batch of packets is sealed: so many that one packet more fits."""
 
-_PACKETS = int(RecordType.PACKETS)
+_HANDSHAKE, _SEALED, _ENDING, _ENDED, _CLOSING, _LOST = TcpState  # slow to get at in the enum
+_CRYPTO, _ALERT, _PACKETS, _REKEY, _END = map(int, RecordType)
 _EXPORTER_TRANSPORT = b"tcp"
 _SMALL_REST = 4096  # below this, copying the start of a record beats pinning the read it came in
 _SMALL_RECORD = 4096  # up to this size, copying a record is cheaper than a write of its own
@@ -93,18 +92,18 @@ class TcpLink:
         "_blocked",
         "_closed",
         "_cork",
-        "_counts",
         "_crypto_bytes",
         "_eager",
         "_failure",
         "_handshake",
         "_late_crypto",
         "_limits",
-        "_may_send",
         "_need",
         "_opener",
         "_peer_ended",
+        "_received",
         "_sealer",
+        "_sent",
         "_state",
         "_timeouts",
         "_transport",
@@ -112,6 +111,7 @@ class TcpLink:
         "_unsent",
         "_user",
         "peer",
+        "writable",
     )
 
     def __init__(
@@ -124,7 +124,7 @@ class TcpLink:
         timeouts: Timeouts | None = None,
     ) -> None:
         self.peer = Peer(address_text(transport))
-        self._counts = LinkStats()
+        self._sent = self._received = 0  # bytes
         self._transport = transport
         self._user = user
         self._handshake: Handshake | None = handshake
@@ -132,9 +132,9 @@ class TcpLink:
         self._limits = limits
         self._unsent = unsent
         self._timeouts = timeouts
-        self._state = TcpState.HANDSHAKE
+        self._state = _HANDSHAKE
         self._closed = False  # CLOSING or LOST, which is asked at every step
-        self._may_send = False  # packets: there are keys, and nobody ends or closes it
+        self.writable = False  # packets: there are keys, nobody ends it, the transport takes more
         self._failure: JetStreamError | None = None
         self._peer_ended = False
         self._crypto_bytes = 0
@@ -163,11 +163,7 @@ class TcpLink:
 
     @property
     def stats(self) -> LinkStats:
-        return replace(self._counts, **stream_report(self._transport))
-
-    @property
-    def writable(self) -> bool:
-        return self._may_send and not self._blocked
+        return LinkStats(self._sent, self._received, **stream_report(self._transport))
 
     def send_packet(self, head: bytes, payload: bytes | memoryview, channel: int) -> None:
         batch = self._batch
@@ -196,24 +192,26 @@ class TcpLink:
             self._unsent.release()
 
     def _write_batch(self) -> None:
-        fits = self._batch_size <= _MAX_PLAINTEXT  # unless the transport was busy for long
-        batches = [self._batch] if fits else cut_batch(self._batch, _MAX_PLAINTEXT)
+        batch, size = self._batch, self._batch_size
         self._batch, self._batch_size = [], 0
-        for batch in batches:
+        if size <= _MAX_PLAINTEXT:
             self._write_sealed(_PACKETS, b"".join(batch))
+        else:  # the transport was busy for long
+            for part in cut_batch(batch, _MAX_PLAINTEXT):
+                self._write_sealed(_PACKETS, b"".join(part))
 
     def close(self) -> None:
-        if self._state is TcpState.SEALED:
-            self._state = self._state.then(TcpState.ENDING)
-            self._may_send = False
+        if self._state is _SEALED:
+            self._state = self._state.then(_ENDING)
+            self.writable = False
             self._finish_sending()
-        elif self._state is TcpState.HANDSHAKE:
+        elif self._state is _HANDSHAKE:
             self.abort()
 
     def abort(self) -> None:
         self._cork = None
         self._open_to_close(SessionCut("this side dropped the connection"))
-        if self._state is TcpState.CLOSING:  # also when it waits for a peer that does not read
+        if self._state is _CLOSING:  # also when it waits for a peer that does not read
             self._transport.abortConnection()  # type: ignore[attr-defined]
 
     def resumeProducing(self) -> None:
@@ -221,6 +219,7 @@ class TcpLink:
         if not self._blocked:
             return  # it is only being registered
         self._blocked = False
+        self.writable = self._sealer is not None and self._state in (_HANDSHAKE, _SEALED)
         if self._unsent is not None:
             self._unsent.drained()
         self._transport.unregisterProducer()  # type: ignore[attr-defined]
@@ -228,7 +227,7 @@ class TcpLink:
             self.fail(SessionCut("this side closed the connection"))
         elif not self._closed:
             self.flush()
-            if self._state is TcpState.ENDING:
+            if self._state is _ENDING:
                 self._finish_sending()
             elif self.writable:
                 self._user.link_writable()
@@ -242,21 +241,21 @@ class TcpLink:
 
     def _write(self, record: bytes | memoryview) -> None:
         """Write `record`: small ones together at the end of a turn in which something arrived."""
-        self._counts.bytes_sent += len(record)
-        if self._cork is not None:
-            if len(record) <= _SMALL_RECORD:
-                self._cork.append(bytes(record))
-                return
+        if self._cork is None:
+            self._put(record)
+        elif len(record) <= _SMALL_RECORD:
+            self._cork.append(bytes(record))
+        else:
             self._uncork()
-        self._put(record)
+            self._put(record)
 
     def _uncork(self) -> None:
         """Write what was kept back, and keep nothing back any more."""
         if self._cork is not None:
             self._flush_now()
-        corked, self._cork = self._cork, None
-        if corked:
-            self._put(corked[0] if len(corked) == 1 else b"".join(corked))
+            corked, self._cork = self._cork, None
+            if corked:
+                self._put(b"".join(corked))
 
     def _uncork_with_others(self) -> None:
         if self._timeouts is None or not (self._cork or self._batch):
@@ -266,6 +265,7 @@ class TcpLink:
 
     def _put(self, record: bytes | memoryview) -> None:
         """Write now what the socket takes, and leave the rest, copied, to the transport."""
+        self._sent += len(record)
         if self._eager and not self._blocked:
             written = self._transport.writeSomeData(record)  # type: ignore[attr-defined]
             if written == len(record):
@@ -278,7 +278,7 @@ class TcpLink:
             # Only while there is something to wait for: some transports, as Twisted's TLS, ask a
             # pull producer for more all the time, and all of them stay open for one.
             self._transport.registerProducer(self, False)  # type: ignore[attr-defined]
-            self._blocked = True
+            self._blocked, self.writable = True, False
             if self._unsent is not None:
                 self._unsent.blocked()
 
@@ -286,8 +286,8 @@ class TcpLink:
         self._flush_now()
         if self._blocked:
             return
-        self._write_sealed(RecordType.END, b"")
-        self._state = self._state.then(TcpState.ENDED)
+        self._write_sealed(_END, b"")
+        self._state = self._state.then(_ENDED)
         if self._peer_ended:
             self.fail(None)
 
@@ -297,7 +297,7 @@ class TcpLink:
         """Take bytes from the connection, chopped in any way."""
         if self._closed:
             return
-        self._counts.bytes_received += len(data)
+        self._received += len(data)
         unread = self._unread
         if unread.size:
             unread.add(data)
@@ -308,7 +308,7 @@ class TcpLink:
             unread.clear()
         if self._cork is None:
             self._cork = []
-        was_sealed = self._state is TcpState.SEALED
+        was_sealed = self._state is _SEALED
         try:
             self._read_records(data)
             if self._late_crypto:
@@ -318,17 +318,17 @@ class TcpLink:
         except (WireError, ProtocolViolation) as error:
             self.fail(error)
         finally:
-            if was_sealed and self._state is TcpState.SEALED:
+            if was_sealed and self._state is _SEALED:
                 self._uncork()
             else:
                 self._uncork_with_others()
 
     def connection_lost(self) -> None:
         """The connection is gone, by whichever side."""
-        if self._state is not TcpState.CLOSING:
+        if self._state is not _CLOSING:
             self._failure = self._state.cut()
-        self._state = self._state.then(TcpState.LOST)
-        self._closed, self._may_send = True, False
+        self._state = self._state.then(_LOST)
+        self._closed, self.writable = True, False
         self._cork = None
         self._batch.clear()
         self._unread.clear()
@@ -342,7 +342,12 @@ class TcpLink:
         view = memoryview(data)
         offset, size = 0, len(data)
         while size - offset >= HEADER_SIZE:
-            kind, length = self._header(data, offset)
+            try:
+                kind, length = parse_header(data, offset)
+            except WireError as error:
+                raise self._strange(data) or error from None
+            if kind >= _PACKETS and self._opener is None:  # before its body is waited for
+                raise ProtocolViolation("a sealed record came before the handshake was done")
             start = offset + HEADER_SIZE
             end = start + length
             if end > size:
@@ -362,30 +367,25 @@ class TcpLink:
             self._unread.add(data[offset:] if small else view[offset:])
             self._unread.missing = self._need - self._unread.size
 
-    def _header(self, data: bytes | memoryview, offset: int) -> tuple[int, int]:
-        try:
-            kind, length = parse_header(data, offset)
-        except WireError:
-            if self._crypto_bytes or self._sealer is not None:
-                raise
-            stranger = recognise(bytes(data[:_SMALL_REST]))
-            if stranger.reply:
-                self._write(stranger.reply)
-            raise NotJetStream(f"the peer does not speak JetStream but {stranger.name}") from None
-        if kind >= _PACKETS and self._opener is None:  # before its body is waited for
-            raise ProtocolViolation("a sealed record came before the handshake was done")
-        return kind, length
+    def _strange(self, data: bytes | memoryview) -> NotJetStream | None:
+        """What is wrong with a peer that starts with bytes which are no record's."""
+        if self._crypto_bytes or self._sealer is not None:
+            return None
+        stranger = recognise(bytes(data[:_SMALL_REST]))
+        if stranger.reply:
+            self._write(stranger.reply)
+        return NotJetStream(f"the peer does not speak JetStream but {stranger.name}")
 
     def _record_received(self, kind: int, header: memoryview, body: memoryview) -> None:
-        if kind == RecordType.CRYPTO:
+        if kind == _CRYPTO:
             self._crypto_received(bytes(body))
-        elif kind == RecordType.ALERT:
+        elif kind == _ALERT:
             self._alert_received(bytes(body))
-        elif kind == RecordType.END:
+        elif kind == _END:
             self._open(header, body, _NO_PLAINTEXT)
             self._peer_ended = True
             self._user.link_ended()
-            if self._state is TcpState.ENDED:
+            if self._state is _ENDED:
                 self.fail(None)
         else:
             self._open(header, body, _NO_PLAINTEXT)
@@ -420,14 +420,15 @@ class TcpLink:
             self._late_crypto += data
             return
         handshake.receive(data)
-        self._send_handshake()
+        if not (handshake.complete and self._answers):  # a server's tickets, which are not used
+            self._send_handshake()
         if handshake.complete:
             self._completed(handshake)
         elif self._sealer is None:
             keys = handshake.early_keys(_EXPORTER_TRANSPORT)
             if keys is not None:
                 self._sealer = RecordSealer(keys[0], self._limits)
-                self._may_send = True
+                self.writable = not self._blocked
                 self._user.link_half_ready()
 
     def _completed(self, handshake: Handshake) -> None:
@@ -435,9 +436,10 @@ class TcpLink:
         if self._sealer is None:
             self._sealer = RecordSealer(sending, self._limits)
         self._opener = RecordOpener(receiving, self._limits)
-        self.peer = Peer(self.peer.address, handshake.peer_fingerprint)
-        self._state = self._state.then(TcpState.SEALED)
-        self._may_send = True
+        if handshake.peer_certificate is not None:
+            self.peer = Peer(self.peer.address, handshake.peer_fingerprint)
+        self._state = self._state.then(_SEALED)
+        self.writable = not self._blocked
         self._user.link_ready()
 
     def _late_crypto_received(self) -> None:
@@ -450,7 +452,7 @@ class TcpLink:
         assert self._handshake is not None
         flight = self._handshake.outgoing()
         for start in range(0, len(flight), MAX_PLAIN_BODY):
-            self._write(plain_record(RecordType.CRYPTO, flight[start : start + MAX_PLAIN_BODY]))
+            self._write(plain_record(_CRYPTO, flight[start : start + MAX_PLAIN_BODY]))
 
     def _alert_received(self, body: bytes) -> None:
         if self._handshake is None:
@@ -473,7 +475,7 @@ class TcpLink:
         A peer that does not read what was written for it is dropped without waiting, except when
         it is our end that it still has to read.
         """
-        turned_away = self._state is TcpState.HANDSHAKE and self._answers
+        turned_away = self._state is _HANDSHAKE and self._answers
         if self._open_to_close(failure):
             if self._blocked and self._eager and failure is not None:
                 self._transport.abortConnection()  # type: ignore[attr-defined]
@@ -490,10 +492,10 @@ class TcpLink:
         if self._closed:
             return False
         self._uncork()
-        self._closed, self._may_send = True, False
+        self._closed, self.writable = True, False
         self._failure = failure
         self._batch.clear()
-        self._state = self._state.then(TcpState.CLOSING)
+        self._state = self._state.then(_CLOSING)
         if self._blocked:
             self._transport.unregisterProducer()  # type: ignore[attr-defined]
         return True

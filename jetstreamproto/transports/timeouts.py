@@ -32,7 +32,11 @@ class Timeout:
         """Have nothing called. Again, or after the call, is no harm."""
         if self.call is not None:
             self.call = None
-            self._queue.remove(self)
+            waiting = self._queue.waiting
+            if self in waiting:  # and not due together with the one that cancels it
+                del waiting[self]
+                if not waiting:
+                    self._queue.stop()
 
 
 class Timeouts:
@@ -49,7 +53,10 @@ class Timeouts:
         queue = self._queues.get(seconds)
         if queue is None or when < queue.latest:  # the clock was set back
             queue = self._queues[seconds] = _Queue(self.clock, seconds, self._queues)
-        return queue.add(when, call)
+        queue.latest = when
+        timeout = Timeout(queue, when, call)
+        queue.waiting[timeout] = None
+        return timeout
 
     def soon(self, call: Callable[[], object]) -> None:
         """Have `call` called at the end of the reactor's turn, together with others."""
@@ -66,33 +73,25 @@ class Timeouts:
 class _Queue:
     """What waits for the same number of seconds. It is in `queues` while there is something."""
 
-    __slots__ = ("_clock", "_queues", "_ring", "_seconds", "_waiting", "latest")
+    __slots__ = ("_clock", "_queues", "_ring", "_seconds", "latest", "waiting")
 
     def __init__(self, clock: IReactorTime, seconds: float, queues: dict[float, _Queue]) -> None:
         self.latest = 0.0
         self._clock = clock
         self._seconds = seconds
         self._queues = queues
-        self._waiting: dict[Timeout, None] = {}
+        self.waiting: dict[Timeout, None] = {}
         self._ring: IDelayedCall = clock.callLater(seconds, self._rang)
 
-    def add(self, when: float, call: Callable[[], object]) -> Timeout:
-        self.latest = when
-        timeout = Timeout(self, when, call)
-        self._waiting[timeout] = None
-        return timeout
-
-    def remove(self, timeout: Timeout) -> None:
-        if timeout in self._waiting:  # and not due together with the one that cancels it
-            del self._waiting[timeout]
-            if not self._waiting:
-                self._ring.cancel()
-                self._forget()
+    def stop(self) -> None:
+        """Nothing waits any more."""
+        self._ring.cancel()
+        self._forget()
 
     def _rang(self) -> None:
         now = self._clock.seconds()
         due = []
-        for timeout in self._waiting:
+        for timeout in self.waiting:
             left = timeout.when - now
             if left > _ROUNDING:
                 self._ring = self._clock.callLater(left, self._rang)
@@ -101,7 +100,7 @@ class _Queue:
         else:
             self._forget()
         for timeout in due:
-            del self._waiting[timeout]
+            del self.waiting[timeout]
         for timeout in due:
             call, timeout.call = timeout.call, None
             if call is not None:
