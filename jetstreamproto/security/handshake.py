@@ -135,15 +135,15 @@ class Handshake:
 
     def outgoing(self) -> bytes:
         """Everything that is to be sent to the peer now; empty when there is nothing."""
-        flights = []
-        while True:
+        flight, size = b"", _BIO_CHUNK
+        while size == _BIO_CHUNK:
             try:
-                flights.append(self._connection.bio_read(_BIO_CHUNK))
+                part = self._connection.bio_read(_BIO_CHUNK)
             except SSL.WantReadError:
                 break
-            if len(flights[-1]) < _BIO_CHUNK:
-                break
-        return b"".join(flights)
+            flight += part
+            size = len(part)
+        return flight
 
     def traffic_keys(self, transport: bytes) -> tuple[TrafficKeys, TrafficKeys]:
         """The keys to send with and to receive with, once `complete`."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from jetstreamproto.errors import ProtocolViolation
 
+_NEVER = float("-inf")
 _WAITING_FOR_THE_PEER = 3
 """Renewals closer together than this many round trips mean that the window is too small."""
 
@@ -44,7 +45,7 @@ class ReceiveCredit:
         self._granted = window
         self._received = 0
         self._consumed = 0
-        self._renewed = float("-inf")
+        self._renewed = _NEVER
 
     def receive(self, cost: int) -> None:
         """Account for `cost` bytes that arrived; `ProtocolViolation` if they were not granted."""

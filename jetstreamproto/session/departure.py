@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from jetstreamproto.errors import JetStreamError, SessionCut
 from jetstreamproto.session.codes import ResetCode, reason_bytes
 from jetstreamproto.session.guard import call_application
+from jetstreamproto.session.outbox import QueuedPacket
 from jetstreamproto.session.state import SessionState
 from jetstreamproto.session.table import ChannelTable
 from jetstreamproto.transports.timeouts import Timeout
@@ -24,13 +25,14 @@ class Departure:
     `leaving` tells whether this side wants to end the session.
     """
 
-    __slots__ = ("_deadline", "_session", "_table", "leaving")
+    __slots__ = ("_deadline", "_farewell", "_session", "_table", "leaving")
 
     def __init__(self, session: Session, table: ChannelTable) -> None:
         self.leaving = False
         self._session = session
         self._table = table
         self._deadline: Timeout | None = None
+        self._farewell: QueuedPacket | None = None  # a GOAWAY that says no more than our end does
 
     def leave(self, code: int, reason: str) -> None:
         """This side wants to end the session: at the latest when the deadline comes."""
@@ -77,6 +79,8 @@ class Departure:
         if session.state is not _ENDING:
             session.move(_ENDING)
             self._set_deadline()
+            if self._farewell is not None:
+                session.outbox.take_back(self._farewell)
         session.outbox.pump()
 
     def stop(self) -> None:
@@ -92,7 +96,10 @@ class Departure:
     def _go_away(self, code: int, reason: str) -> None:
         payload = reason_bytes(reason)
         last = self._table.newest_of_peer
-        self._session.outbox.put_control(Kind.GOAWAY, 0, seq=last, code=code, payload=payload)
+        outbox = self._session.outbox
+        packet = outbox.put_control(Kind.GOAWAY, 0, seq=last, code=code, payload=payload)
+        if code == ResetCode.NO_ERROR:
+            self._farewell = packet
         self._start_draining()
         if self._session.state is _DRAINING:
             self._set_deadline()

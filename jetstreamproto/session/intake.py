@@ -28,7 +28,8 @@ class Intake:
 
     def open(self, window: int) -> None:
         """The peer is told that it may send `window` bytes to begin with."""
-        self.credit = ReceiveCredit(window, self._max_window)
+        if window != self.credit.window:
+            self.credit = ReceiveCredit(window, self._max_window)
 
     def let_go(self) -> None:
         """The session is over, and nothing is taken in any more."""

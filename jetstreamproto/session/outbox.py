@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import TypeAlias
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -21,7 +22,11 @@ _TURN, _TURN_ALONE = 1 << 16, 1 << 19
 """Bytes a channel sends before others have their turns, and before it is asked who they are."""
 
 
-def _end_of(channel_id: int) -> tuple[bytes, bytes, int]:
+QueuedPacket: TypeAlias = tuple[bytes, bytes, int]
+"""Head, payload and channel of a packet of the session's own that waits to be sent."""
+
+
+def _end_of(channel_id: int) -> QueuedPacket:
     """What stands among the packets where the link is told that a channel is over."""
     return b"", b"", channel_id
 
@@ -54,7 +59,7 @@ class Outbox:
         self.credit = SendCredit(0)  # until the peer's HELLO says how much
         self._clock = clock
         self._on_empty = on_empty
-        self._control: deque[tuple[bytes, bytes, int]] = deque()
+        self._control: deque[QueuedPacket] = deque()
         self._scheduler: Scheduler[Channel] = Scheduler()
         self._asked: list[tuple[Channel, Callable[[], None]]] = []
         self.replies = 0
@@ -65,14 +70,19 @@ class Outbox:
 
     def put_control(
         self, kind: Kind, channel_id: int, *, seq: int = 0, code: int = 0, payload: bytes = b""
-    ) -> None:
+    ) -> QueuedPacket:
         """Queue a packet of the session itself, or about a channel."""
-        if self._stopped:
-            return
-        head = encode_head(seq, channel_id, kind, 0, code, len(payload))
-        self._control.append((head, payload, channel_id))
-        if not self._in_turn:
-            self.wake()
+        packet = encode_head(seq, channel_id, kind, 0, code, len(payload)), payload, channel_id
+        if not self._stopped:
+            self._control.append(packet)
+            if not self._in_turn:
+                self.wake()
+        return packet
+
+    def take_back(self, packet: QueuedPacket) -> None:
+        """Do not send what `put_control` has queued, if it was not sent yet."""
+        if packet in self._control:
+            self._control.remove(packet)
 
     def put_reply(
         self, kind: Kind, channel_id: int, *, seq: int = 0, code: int = 0, payload: bytes = b""

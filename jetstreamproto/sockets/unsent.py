@@ -9,6 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 _FIRST_LIMIT = 1 << 18
 _LEAST_LIMIT, _MOST_LIMIT = 1 << 17, 1 << 22
 _CORK: int | None = getattr(socket, "TCP_CORK", None)
+_LOW_WATER: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 _SHORT_WAIT, _LONG_WAIT = 0.0025, 0.01
 
 
@@ -34,7 +35,7 @@ class Unsent:
     @classmethod
     def of(cls, handle: socket.socket, clock: IReactorTime) -> Unsent | None:
         """For a socket; None where the kernel or the kind of socket has no such limit."""
-        if not hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        if _LOW_WATER is None:
             return None
         limit = cls(handle, clock)
         return limit if limit._set(_FIRST_LIMIT) else None
@@ -70,8 +71,9 @@ class Unsent:
                 self._held = False  # closed meanwhile
 
     def _set(self, limit: int) -> bool:
+        assert _LOW_WATER is not None
         try:
-            self._handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limit)
+            self._handle.setsockopt(socket.IPPROTO_TCP, _LOW_WATER, limit)
         except OSError:
             return False  # not TCP, or closed meanwhile
         self.limit = limit

@@ -56,8 +56,7 @@ RECORD_SIZE = MAX_BODY - TAG_SIZE - HEAD_SIZE - (1 << 16)
 _HANDSHAKE, _SEALED, _ENDING, _ENDED, _CLOSING, _LOST = TcpState  # slow to get at in the enum
 _CRYPTO, _ALERT, _PACKETS, _REKEY, _END = map(int, RecordType)
 _EXPORTER_TRANSPORT = b"tcp"
-_SMALL_REST = 4096  # below this, copying the start of a record beats pinning the read it came in
-_SMALL_RECORD = 4096  # up to this size, copying a record is cheaper than a write of its own
+_SMALL = 4096  # bytes: a copy costs less than a write of its own, or than pinning a whole read
 _MAX_HANDSHAKE_BYTES = 1 << 16  # of CRYPTO records, over a connection's life
 _MAX_PLAINTEXT = MAX_BODY - TAG_SIZE
 
@@ -137,8 +136,7 @@ class TcpLink:
         self.writable = False  # packets: there are keys, nobody ends it, the transport takes more
         self._failure: JetStreamError | None = None
         self._peer_ended = False
-        self._crypto_bytes = 0
-        self._late_crypto = b""
+        self._crypto_bytes, self._late_crypto = 0, b""
         self._sealer: RecordSealer | None = None
         self._opener: RecordOpener | None = None
         # sending: packets of the next record, and whether the transport still holds the last one
@@ -156,7 +154,7 @@ class TcpLink:
         assert self._handshake is not None
         read_into(_arrived, self._transport, self._unread)
         self._handshake.start()
-        self._send_handshake()
+        self._send_handshake(self._handshake)
         self._uncork_with_others()
 
     # --- sending ---------------------------------------------------------------------
@@ -169,8 +167,8 @@ class TcpLink:
         batch = self._batch
         batch.append(head)
         batch.append(payload)
-        self._batch_size += HEAD_SIZE + len(payload)
-        if self._batch_size >= RECORD_SIZE and not self._blocked:
+        self._batch_size = size = self._batch_size + HEAD_SIZE + len(payload)
+        if size >= RECORD_SIZE and not self._blocked:
             if self._unsent is not None:
                 self._unsent.hold()  # the end of a record need not be a segment of its own
             self._write_batch()
@@ -182,7 +180,7 @@ class TcpLink:
         raise AssertionError("a TCP connection has one stream")
 
     def flush(self) -> None:
-        if self._cork is None or self._batch_size > _SMALL_RECORD:
+        if self._cork is None or self._batch_size > _SMALL:
             self._flush_now()  # else a few packets wait for others of the turn, in the same record
 
     def _flush_now(self) -> None:
@@ -243,7 +241,7 @@ class TcpLink:
         """Write `record`: small ones together at the end of a turn in which something arrived."""
         if self._cork is None:
             self._put(record)
-        elif len(record) <= _SMALL_RECORD:
+        elif len(record) <= _SMALL:
             self._cork.append(bytes(record))
         else:
             self._uncork()
@@ -251,11 +249,13 @@ class TcpLink:
 
     def _uncork(self) -> None:
         """Write what was kept back, and keep nothing back any more."""
-        if self._cork is not None:
+        if self._cork:
+            self._flush_now()  # into it
+        corked, self._cork = self._cork, None
+        if corked:
+            self._put(b"".join(corked))
+        elif corked is not None:
             self._flush_now()
-            corked, self._cork = self._cork, None
-            if corked:
-                self._put(b"".join(corked))
 
     def _uncork_with_others(self) -> None:
         if self._timeouts is None or not (self._cork or self._batch):
@@ -363,7 +363,7 @@ class TcpLink:
         else:
             self._need = HEADER_SIZE
         if offset < size:
-            small = size - offset < _SMALL_REST
+            small = size - offset < _SMALL
             self._unread.add(data[offset:] if small else view[offset:])
             self._unread.missing = self._need - self._unread.size
 
@@ -371,7 +371,7 @@ class TcpLink:
         """What is wrong with a peer that starts with bytes which are no record's."""
         if self._crypto_bytes or self._sealer is not None:
             return None
-        stranger = recognise(bytes(data[:_SMALL_REST]))
+        stranger = recognise(bytes(data[:_SMALL]))
         if stranger.reply:
             self._write(stranger.reply)
         return NotJetStream(f"the peer does not speak JetStream but {stranger.name}")
@@ -381,14 +381,13 @@ class TcpLink:
             self._crypto_received(bytes(body))
         elif kind == _ALERT:
             self._alert_received(bytes(body))
-        elif kind == _END:
-            self._open(header, body, _NO_PLAINTEXT)
-            self._peer_ended = True
-            self._user.link_ended()
-            if self._state is _ENDED:
-                self.fail(None)
         else:
             self._open(header, body, _NO_PLAINTEXT)
+            if kind == _END:
+                self._peer_ended = True
+                self._user.link_ended()
+                if self._state is _ENDED:
+                    self.fail(None)
 
     def _packets_received(self, header: memoryview, body: memoryview) -> None:
         """Open a record into the shared buffer, which its payloads are views of."""
@@ -421,7 +420,7 @@ class TcpLink:
             return
         handshake.receive(data)
         if not (handshake.complete and self._answers):  # a server's tickets, which are not used
-            self._send_handshake()
+            self._send_handshake(handshake)
         if handshake.complete:
             self._completed(handshake)
         elif self._sealer is None:
@@ -448,9 +447,8 @@ class TcpLink:
         if self._handshake is not None:
             self._handshake.receive(late)
 
-    def _send_handshake(self) -> None:
-        assert self._handshake is not None
-        flight = self._handshake.outgoing()
+    def _send_handshake(self, handshake: Handshake) -> None:
+        flight = handshake.outgoing()
         for start in range(0, len(flight), MAX_PLAIN_BODY):
             self._write(plain_record(_CRYPTO, flight[start : start + MAX_PLAIN_BODY]))
 
@@ -462,7 +460,7 @@ class TcpLink:
 
     def _fail_handshake(self, error: HandshakeError | ConfigurationError) -> None:
         if self._handshake is not None and not isinstance(error, NotJetStream):
-            self._send_handshake()  # with TLS's own alert, if it is TLS that fails
+            self._send_handshake(self._handshake)  # with TLS's own alert, if it is TLS that fails
             if not isinstance(error, TrustError | ConfigurationError):  # those name our files
                 self._write(alert_record(str(error)))
         self.fail(error)

@@ -290,6 +290,16 @@ class LimitTests(TestCase):
             self.assertIsInstance(reason, ProtocolViolation)
             self.assertIn("handshake is too long", str(reason))
 
+    def test_a_server_sends_no_tickets(self) -> None:
+        one, other = client(), server()
+        other.link.data_received(one.transport.take())
+        one.link.data_received(other.transport.take())
+        other.link.data_received(one.transport.take())
+        self.assertTrue(other.handshake.complete)
+        self.assertEqual(other.transport.take(), b"")
+        self.assertNotEqual(other.handshake.outgoing(), b"")  # OpenSSL has made some
+        self.exchange(one, other)
+
     def test_a_few_tickets_are_nothing(self) -> None:
         one, other = linked()
         one.link.data_received(plain_record(RecordType.CRYPTO, bytes(1000)))
