@@ -11,7 +11,7 @@ import json
 import resource
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,9 @@ from twisted.python.failure import Failure
 from tests.benchmarks import crowd
 from tests.benchmarks.job import Job
 
-MEASURE = "measure"
+MEASURE, TURN = "measure", "turn"
+TURNS = "turns"
+"""The task of a client that makes new sessions for `job.seconds` each time its parent says TURN."""
 
 _BACKLOG = 1024
 
@@ -37,6 +39,7 @@ class Parent(LineOnlyReceiver):
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
+        self.on_turn: Callable[[], None]
 
     def tell(self, **values: object) -> None:
         self.sendLine(json.dumps(values).encode())
@@ -45,6 +48,8 @@ class Parent(LineOnlyReceiver):
         if line.decode() == MEASURE:
             gc.collect()
             self.tell(**memory())
+        elif line.decode() == TURN:
+            self.on_turn()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._reactor.running:
@@ -79,6 +84,10 @@ async def _listen(reactor: Any, job: Job, contender: Any) -> dict[str, object]:
 def call(reactor: Any, job: Job, parent: Parent, contender: Any) -> None:
     if hasattr(contender, job.task):
         task = getattr(contender, job.task)(reactor, job)
+    elif job.task == TURNS:
+        churn = crowd.Churn(job, contender.Sessions(reactor, job))
+        parent.on_turn = lambda: _tell(parent, churn.turn())
+        task = churn.warm_up()
     else:
         task = getattr(crowd, job.task)(reactor, job, contender.Sessions(reactor, job))
     _tell(parent, task)

@@ -32,36 +32,54 @@ async def hold(_reactor: Any, job: Job, sessions: Any) -> dict[str, float]:
 
 async def churn(_reactor: Any, job: Job, sessions: Any) -> dict[str, float]:
     """Connect, have a byte echoed and close, `job.concurrency` at a time, for `job.seconds`."""
-    window = Window(job.server_pid)
-    durations: list[float] = []
-    end = perf_counter() + _WARM_UP
+    running = Churn(job, sessions)
+    await running.warm_up()
+    return await running.turn()
 
-    async def worker() -> None:
-        while perf_counter() < end:
-            started = perf_counter()
-            session = await sessions.open()
-            await sessions.first_byte(session)
-            first_byte = perf_counter()
-            await sessions.close(session)
-            if perf_counter() < end:
-                durations.append(first_byte - started)
 
-    await _at_once(job.concurrency, worker)
-    durations.clear()
-    end = perf_counter() + job.seconds
-    window.start()
-    await _at_once(job.concurrency, worker)
-    measured = window.stop()
-    durations.sort()
-    count = len(durations)
-    return {
-        "sessions_per_s": count / job.seconds,
-        "p50_ms": 1e3 * durations[count // 2],
-        **{
-            f"{name}_ms": 1e3 * measured[name] / count
-            for name in ("cpu", "client_cpu", "server_cpu")
-        },
-    }
+class Churn:
+    """The same, in turns of `job.seconds` that come when they are asked for."""
+
+    def __init__(self, job: Job, sessions: Any) -> None:
+        self._job = job
+        self._sessions = sessions
+
+    async def warm_up(self) -> dict[str, float]:
+        """Sessions that are not counted."""
+        await self._run(_WARM_UP)
+        return {}
+
+    async def turn(self) -> dict[str, float]:
+        """What a turn gave. Sessions that were begun in it are part of it to their end."""
+        window = Window(self._job.server_pid)
+        window.start()
+        durations = sorted(await self._run(self._job.seconds))
+        measured = window.stop()
+        count = len(durations)
+        return {
+            "sessions_per_s": count / measured["seconds"],
+            "p50_ms": 1e3 * durations[count // 2],
+            **{
+                f"{name}_ms": 1e3 * measured[name] / count
+                for name in ("cpu", "client_cpu", "server_cpu")
+            },
+        }
+
+    async def _run(self, seconds: float) -> list[float]:
+        """The seconds to the first byte, of each session."""
+        durations: list[float] = []
+        end = perf_counter() + seconds
+
+        async def worker() -> None:
+            while perf_counter() < end:
+                started = perf_counter()
+                session = await self._sessions.open()
+                await self._sessions.first_byte(session)
+                durations.append(perf_counter() - started)
+                await self._sessions.close(session)
+
+        await _at_once(self._job.concurrency, worker)
+        return durations
 
 
 async def _at_once(count: int, work: Callable[[], Awaitable[None]]) -> None:

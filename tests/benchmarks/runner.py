@@ -21,7 +21,7 @@ from typing import Any
 from OpenSSL import SSL
 
 from tests.benchmarks.certificate import write_certificate
-from tests.benchmarks.child import MEASURE
+from tests.benchmarks.child import MEASURE, TURN
 from tests.benchmarks.job import Job
 
 OURS = "jetstream"
@@ -91,8 +91,15 @@ class Child:
 
     def measure(self) -> dict[str, int]:
         """The child's memory in KiB."""
+        return self._ask(MEASURE)
+
+    def turn(self) -> Figures:
+        """What another turn of a client gives."""
+        return self._ask(TURN)
+
+    def _ask(self, word: str) -> dict[str, Any]:
         assert self._process.stdin is not None
-        self._process.stdin.write(MEASURE.encode() + b"\n")
+        self._process.stdin.write(word.encode() + b"\n")
         return self.answer()
 
 

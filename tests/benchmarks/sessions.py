@@ -2,19 +2,26 @@
 
 Memory is the growth of the server's resident memory over its sessions, after a collection and
 without giving anything back to the system first. A new session is a connection, a handshake with
-the server verified, one byte echoed by the application, and a clean close.
+the server verified, one byte echoed by the application, and a clean close. They are made in short
+turns, each contender's between the others', so that a machine whose speed changes from one second
+to the next is as fast for all of them.
 """
 
 from __future__ import annotations
 
 import resource
+from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from random import Random
+from statistics import median
 from time import sleep
 
 from tests.benchmarks import arguments
+from tests.benchmarks.child import TURNS
 from tests.benchmarks.job import Job
-from tests.benchmarks.runner import Child, Figures, certificate, rounds, run_pair
+from tests.benchmarks.runner import Child, Figures, Results, certificate, note, rounds
 from tests.benchmarks.table import Column
 
 MEMORY_COLUMNS = (
@@ -31,6 +38,7 @@ RATE_COLUMNS = (
     Column("server_cpu_ms", "server", "{:.2f}"),
 )
 _RATE = "new sessions"
+_TURN = 0.5  # seconds
 _WARM_UP = 4  # sessions before the first look at the memory: what is made once is made by then
 _SETTLING = 0.5  # seconds
 _MARGIN = 60.0  # seconds that a run may take beyond its own time
@@ -59,8 +67,40 @@ def memory(job: Job) -> Figures:
     }
 
 
+def new_sessions(jobs: Sequence[Job], turns: int, order: Random) -> dict[str, Figures]:
+    """The medians of each contender's turns."""
+    found: dict[str, list[Figures]] = {job.contender: [] for job in jobs}
+    with ExitStack() as running:
+        clients = []
+        for job in jobs:
+            server = running.enter_context(Child(job))
+            port = server.answer()["port"]
+            client = running.enter_context(Child(replace(job, port=port, server_pid=server.pid)))
+            client.answer()  # when it is warm
+            clients.append((job.contender, client))
+        for _ in range(turns):
+            for contender, client in order.sample(clients, len(clients)):
+                found[contender].append(client.turn())
+    return {
+        contender: {name: median(one[name] for one in turns) for name in turns[0]}
+        for contender, turns in found.items()
+    }
+
+
 def columns(case: str) -> Sequence[Column]:
     return RATE_COLUMNS if case == _RATE else MEMORY_COLUMNS
+
+
+def rate(chosen: Namespace, file: str, contenders: Sequence[str], results: Results) -> None:
+    """Add rounds of new sessions."""
+    turns = max(1, round(chosen.seconds / _TURN))
+    deadline = 2 * len(contenders) * chosen.seconds + _MARGIN
+    job = Job("", TURNS, file, seconds=_TURN, concurrency=chosen.in_flight, deadline=deadline)
+    jobs = [replace(job, contender=contender) for contender in contenders]
+    for number in range(1, chosen.rounds + 1):
+        for contender, figures in new_sessions(jobs, turns, Random(number)).items():
+            results.add(contender, _RATE, figures)
+            note(f"round {number}/{chosen.rounds}: {contender}: {figures['sessions_per_s']:.6g}")
 
 
 def main() -> None:
@@ -79,16 +119,15 @@ def main() -> None:
     with certificate() as file:
 
         def measure(contender: str, case: str) -> Figures:
-            job = Job(contender, "churn", file, concurrency=chosen.in_flight)
-            if case == _RATE:
-                deadline = chosen.seconds + _MARGIN
-                return run_pair(replace(job, seconds=chosen.seconds, deadline=deadline))
             number = cases[case]
             deadline = number / _SLOWEST + _MARGIN
-            return memory(replace(job, task="hold", sessions=number, deadline=deadline))
+            job = Job(contender, "hold", file, concurrency=chosen.in_flight, deadline=deadline)
+            return memory(replace(job, sessions=number))
 
-        asked = [*cases, _RATE] if chosen.seconds else [*cases]
-        results = rounds(chosen.rounds, arguments.contenders(chosen), asked, measure)
+        contenders = arguments.contenders(chosen)
+        results = rounds(chosen.rounds, contenders, [*cases], measure)
+        if chosen.seconds:
+            rate(chosen, file, contenders, results)
     arguments.show("sessions", chosen, results, columns)
 
 
