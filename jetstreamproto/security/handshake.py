@@ -102,7 +102,8 @@ class Handshake:
         self._judged: x509.Certificate | None = None  # and not proved before the end
         self._early_keys: tuple[TrafficKeys, TrafficKeys] | None = None
         self._connection = tls.connection()
-        self._connection.set_app_data(ref(self))  # no cycle: it goes as soon as it is dropped
+        if tls.trust is not None:
+            self._connection.set_app_data(ref(self))  # no cycle: it goes as soon as it is dropped
         if tls.role is _SERVER:
             self._connection.set_accept_state()
         else:
@@ -169,10 +170,10 @@ class Handshake:
             EXPORTER_LABEL, 2 * SECRET_SIZE, exporter_context(ALPN, transport)
         )
         cipher = Cipher(self._connection.get_cipher_name())
-        to_server, to_client = (TrafficKeys(half, cipher) for half in split_export(exported))
+        sending, receiving = split_export(exported)
         if self._tls.role is _SERVER:
-            return to_client, to_server
-        return to_server, to_client
+            sending, receiving = receiving, sending
+        return TrafficKeys(sending, cipher), TrafficKeys(receiving, cipher)
 
     @property
     def peer_fingerprint(self) -> str | None:
