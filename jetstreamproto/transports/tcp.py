@@ -67,8 +67,8 @@ def _new_scratch() -> memoryview:
 
 # Records are sealed into and opened into these, one at a time, by all links of the process: a
 # warm buffer is faster than a fresh one, and one a link would be most of an idle session's memory.
-_sealed = _new_scratch()
-_opened = [_new_scratch()]
+_sealed_into = _new_scratch()
+_opened_into = [_new_scratch()]
 _NO_PLAINTEXT = memoryview(bytearray())
 _arrived = ReadBuffer()
 
@@ -235,7 +235,7 @@ class TcpLink:
 
     def _write_sealed(self, kind: int, plaintext: bytes) -> None:
         if self._sealer is not None and not self._closed:
-            self._write(_sealed[: self._sealer.seal(kind, plaintext, _sealed)])
+            self._write(_sealed_into[: self._sealer.seal(kind, plaintext, _sealed_into)])
 
     def _write(self, record: bytes | memoryview) -> None:
         """Write `record`: small ones together at the end of a turn in which something arrived."""
@@ -391,12 +391,12 @@ class TcpLink:
 
     def _packets_received(self, header: memoryview, body: memoryview) -> None:
         """Open a record into the shared buffer, which its payloads are views of."""
-        out = _opened.pop() if _opened else _new_scratch()  # in use: we are nested
+        out = _opened_into.pop() if _opened_into else _new_scratch()  # in use: we are nested
         try:
             self._user.packets_received(split_packets(self._open(header, body, out)))
         finally:
-            if not _opened:
-                _opened.append(out)
+            if not _opened_into:
+                _opened_into.append(out)
 
     def _open(self, header: memoryview, body: memoryview, out: memoryview) -> memoryview:
         assert self._opener is not None  # or its header was refused
