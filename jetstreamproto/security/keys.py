@@ -36,6 +36,8 @@ _AES = Cipher.AES_256_GCM
 class Aead(Protocol):
     """What both AEAD classes of `cryptography` offer."""
 
+    def encrypt(self, nonce: bytes, data: bytes, associated_data: bytes) -> bytes: ...
+
     def encrypt_into(
         self, nonce: bytes, data: bytes, associated_data: bytes, buf: memoryview
     ) -> int: ...

@@ -16,7 +16,7 @@ from enum import IntEnum
 from cryptography.exceptions import InvalidTag
 
 from jetstreamproto.errors import ProtocolViolation, WireError
-from jetstreamproto.security.keys import TAG_SIZE, TrafficKeys
+from jetstreamproto.security.keys import TAG_SIZE, Aead, TrafficKeys
 
 HEADER_SIZE = 4
 MAX_BODY = (5 << 16) + TAG_SIZE
@@ -140,25 +140,38 @@ class RecordSealer:
         `OVERHEAD` bytes more than the plaintext.
         """
         if self._number >= self._last or self._bytes >= self._limits.bytes:
-            start = self._rekey(out)
+            rekey = self._rekey()
+            start = len(rekey)
+            out[:start] = rekey
             return start + self.seal(kind, plaintext, out[start:])
-        keys, number = self._keys, self._number
-        size = len(plaintext)
-        header = (kind << 24 | size + TAG_SIZE).to_bytes(HEADER_SIZE, "big")
+        aead, nonce, header = self._next(kind, len(plaintext))
+        end = HEADER_SIZE + len(plaintext) + TAG_SIZE
         out[:HEADER_SIZE] = header
-        nonce = (keys.iv ^ number).to_bytes(12, "big")
-        end = HEADER_SIZE + size + TAG_SIZE
-        keys.aead.encrypt_into(nonce, plaintext, header, out[HEADER_SIZE:end])
-        self._number = number + 1
-        self._bytes += size
+        aead.encrypt_into(nonce, plaintext, header, out[HEADER_SIZE:end])
         return end
 
-    def _rekey(self, out: memoryview) -> int:
+    def sealed(self, kind: int, plaintext: bytes) -> bytes:
+        """The same in memory of its own, which is faster for a short record."""
+        if self._number >= self._last or self._bytes >= self._limits.bytes:
+            return self._rekey() + self.sealed(kind, plaintext)
+        aead, nonce, header = self._next(kind, len(plaintext))
+        return header + aead.encrypt(nonce, plaintext, header)
+
+    def _next(self, kind: int, size: int) -> tuple[Aead, bytes, bytes]:
+        """What seals the next record, its nonce and its header."""
+        keys, number = self._keys, self._number
+        self._number = number + 1
+        self._bytes += size
+        nonce = (keys.iv ^ number).to_bytes(12, "big")
+        header = (kind << 24 | size + TAG_SIZE).to_bytes(HEADER_SIZE, "big")
+        return keys.aead, nonce, header
+
+    def _rekey(self) -> bytes:
         self._last = self._number + self._limits.records
         self._bytes = 0
-        size = self.seal(_REKEY, b"", out)
+        record = self.sealed(_REKEY, b"")
         self._keys = self._keys.next_epoch()
-        return size
+        return record
 
 
 class RecordOpener:

@@ -59,16 +59,12 @@ _EXPORTER_TRANSPORT = b"tcp"
 _SMALL = 4096  # bytes: a copy costs less than a write of its own, or than pinning a whole read
 _MAX_HANDSHAKE_BYTES = 1 << 16  # of CRYPTO records, over a connection's life
 _MAX_PLAINTEXT = MAX_BODY - TAG_SIZE
-
-
-def _new_scratch() -> memoryview:
-    return memoryview(bytearray(MAX_BODY + OVERHEAD))
-
+_SCRATCH = MAX_BODY + OVERHEAD
 
 # Records are sealed into and opened into these, one at a time, by all links of the process: a
 # warm buffer is faster than a fresh one, and one a link would be most of an idle session's memory.
-_sealed_into = _new_scratch()
-_opened_into = [_new_scratch()]
+_sealed_into = memoryview(bytearray(_SCRATCH))
+_opened_into = [memoryview(bytearray(_SCRATCH))]
 _NO_PLAINTEXT = memoryview(bytearray())
 _arrived = ReadBuffer()
 
@@ -234,7 +230,11 @@ class TcpLink:
         """The transport is gone; `connection_lost` follows."""
 
     def _write_sealed(self, kind: int, plaintext: bytes) -> None:
-        if self._sealer is not None and not self._closed:
+        if self._sealer is None or self._closed:
+            return
+        if len(plaintext) <= _SMALL:
+            self._write(self._sealer.sealed(kind, plaintext))
+        else:
             self._write(_sealed_into[: self._sealer.seal(kind, plaintext, _sealed_into)])
 
     def _write(self, record: bytes | memoryview) -> None:
@@ -391,7 +391,7 @@ class TcpLink:
 
     def _packets_received(self, header: memoryview, body: memoryview) -> None:
         """Open a record into the shared buffer, which its payloads are views of."""
-        out = _opened_into.pop() if _opened_into else _new_scratch()  # in use: we are nested
+        out = _opened_into.pop() if _opened_into else memoryview(bytearray(_SCRATCH))  # nested
         try:
             self._user.packets_received(split_packets(self._open(header, body, out)))
         finally:

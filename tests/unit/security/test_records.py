@@ -89,6 +89,18 @@ class RoundTripTests(TestCase):
             sum(kind == RecordType.REKEY for kind, _ in opened), writing.epoch, "one rekey an epoch"
         )
 
+    @untimed
+    @given(st.lists(st.tuples(st.binary(max_size=60), st.booleans())), limits)
+    def test_both_ways_of_sealing_give_the_same(
+        self, steps: list[tuple[bytes, bool]], limits: RecordLimits
+    ) -> None:
+        mixed, one = sealer(limits), sealer(limits)
+        for plaintext, short in steps:
+            record = (
+                mixed.sealed(RecordType.PACKETS, plaintext) if short else seal(mixed, plaintext)
+            )
+            self.assertEqual(record, seal(one, plaintext))
+
     def test_the_largest_record(self) -> None:
         text = random.Random(1).randbytes(MAX_BODY - TAG_SIZE)
         record = seal(sealer(), text)
