@@ -28,8 +28,7 @@ class Intake:
 
     def open(self, window: int) -> None:
         """The peer is told that it may send `window` bytes to begin with."""
-        if window != self.credit.window:
-            self.credit = ReceiveCredit(window, self._max_window)
+        self.credit = ReceiveCredit(window, self._max_window)
 
     def let_go(self) -> None:
         """The session is over, and nothing is taken in any more."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeAlias
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -81,7 +82,7 @@ class Outbox:
 
     def take_back(self, packet: QueuedPacket) -> None:
         """Do not send what `put_control` has queued, if it was not sent yet."""
-        if packet in self._control:
+        with suppress(ValueError):
             self._control.remove(packet)
 
     def put_reply(

@@ -82,8 +82,8 @@ def new_sessions(jobs: Sequence[Job], turns: int, order: Random) -> dict[str, Fi
             for contender, client in order.sample(clients, len(clients)):
                 found[contender].append(client.turn())
     return {
-        contender: {name: median(one[name] for one in turns) for name in turns[0]}
-        for contender, turns in found.items()
+        contender: {name: median(one[name] for one in figures) for name in figures[0]}
+        for contender, figures in found.items()
     }
 
 
