@@ -21,6 +21,7 @@ from typing import Any
 
 from tests.doubles import noise
 from tests.loopback.test_cli_tunnel import HERE, TunnelCase
+from tests.ports import free_port
 
 LIMIT = 60
 SSHD = "/usr/sbin/sshd"  # which insists on its full path
@@ -67,14 +68,9 @@ class ProgramTests(TunnelCase):
                 self.assertLess(time.monotonic(), end, f"{words[0]} does not listen")
                 time.sleep(0.05)
 
-    def free_port(self) -> int:
-        with socket.create_server((HERE, 0)) as bound:
-            port: int = bound.getsockname()[1]
-        return port
-
     @needs("iperf3")
     def test_iperf3_both_ways_over_udp(self) -> None:
-        port = self.free_port()
+        port = free_port()
         self.serve("iperf3", "-s", "-B", HERE, "-p", str(port), port=port)
         _, local = self.forwarded(port, "--transport", "udp")
         for direction in ((), ("-R",), ("-P", "3")):
@@ -123,7 +119,7 @@ class ProgramTests(TunnelCase):
         for name in ("host", "user"):
             key = str(self.files / name)
             self.run_program("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)
-        port = self.free_port()
+        port = free_port()
         config = self.files / "sshd_config"
         config.write_text(
             f"Port {port}\nListenAddress {HERE}\nHostKey {self.files}/host\nUsePAM no\n"
@@ -164,7 +160,7 @@ class ProgramTests(TunnelCase):
 
     @needs("redis-server", "redis-cli")
     def test_redis(self) -> None:
-        port = self.free_port()
+        port = free_port()
         words = ("--port", str(port), "--bind", HERE, "--save", "", "--dir", str(self.files))
         self.serve("redis-server", *words, port=port)
         _, local = self.forwarded(port)

@@ -51,11 +51,9 @@ factory = JetStreamServerFactory(
 )
 if options.get("udp"):
     from jetstreamproto.datagram import listen_udp
-    from jetstreamproto.server.listeners import open_listeners
+    from tests.ports import free_port
 
-    sockets = open_listeners(["127.0.0.1"], 0)
-    port = sockets.port
-    sockets.close()
+    port = free_port()
     if not options.get("no_tcp"):
         reactor.listenTCP(port, factory, interface="127.0.0.1")
     listen_udp(reactor, port, factory, interface="127.0.0.1", quic=True)

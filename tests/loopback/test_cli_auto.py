@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.loopback.command import CliCase, Server, shared_server
 from tests.loopback.test_cli_udp import ELSEWHERE, shared_udp_server
+from tests.ports import free_port
 
 
 class AutoCase(CliCase):
@@ -74,9 +75,7 @@ class ChoiceTests(AutoCase):
 
 class FailureTests(AutoCase):
     def test_nothing_listens(self) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{free.getsockname()[1]}"
+        address = f"127.0.0.1:{free_port()}"
         ping = ("ping", address, "--pin", ELSEWHERE)
         self.fails(1, f"^nothing listens at {address}$", *ping)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.loopback.command import CliCase, read_line
 from tests.loopback.test_cli_tunnel import Twistd
+from tests.ports import free_port
 
 
 @functools.cache  # and not setUpClass, which trial does not call
@@ -102,8 +103,8 @@ class EventCommandTests(CliCase):
 
     def test_a_subscriber_goes_on_with_the_next_server(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            server = Twistd(Path(folder), rules="")
-            port = server.port
+            port = free_port()
+            server = Twistd(Path(folder), port=port, rules="")
             home = {"JETSTREAM_HOME": folder}
             address = f"127.0.0.1:{port}"
             self.run_command("stream", address, "add", "kept", "kept.>", environ=home)

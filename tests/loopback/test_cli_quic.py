@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.loopback.command import CliCase, Server
 from tests.loopback.test_cli_udp import ELSEWHERE, shared_udp_server
+from tests.ports import free_port
 
 
 class QuicCase(CliCase):
@@ -84,9 +85,7 @@ class RefusalTests(QuicCase):
         self.assertEqual((status, err), (0, ""))
 
     def test_nothing_listens(self) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
-            free.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{free.getsockname()[1]}"
+        address = f"127.0.0.1:{free_port()}"
         ping = ("ping", address, "--transport", "quic", "--pin", ELSEWHERE)
         self.fails(1, "nothing listens", *ping)
 

@@ -22,6 +22,7 @@ from cryptography.x509.oid import NameOID
 
 from jetstreamproto.security.identity import Identity
 from tests.loopback.command import DEADLINE, NOW, CliCase, Server, shared_server
+from tests.ports import free_port
 
 ELSEWHERE = "sha256:" + "A" * 43
 
@@ -272,8 +273,7 @@ class NoServerTests(CliCase):
         return ("ping", address, "--pin", ELSEWHERE, *options)
 
     def test_nothing_listens(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as unused:
-            address = f"127.0.0.1:{unused.getsockname()[1]}"
+        address = f"127.0.0.1:{free_port()}"
         self.fails(1, f"^nothing listens at {address}$", *self.ping(address))
 
     def test_an_unknown_host_name(self) -> None:

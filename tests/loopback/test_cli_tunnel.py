@@ -22,6 +22,7 @@ from typing import Any
 
 from tests.doubles import noise
 from tests.loopback.command import DEADLINE, ROOT, CliCase, read_line
+from tests.ports import free_port
 
 HERE = "127.0.0.1"
 RULES = """
@@ -209,9 +210,7 @@ class StreamTests(TunnelCase):
         self.assertTrue(self.assert_reset(mine) == noise(50_000))
 
     def test_a_refused_target_resets(self) -> None:
-        listener = self.listen()
-        port = listener.getsockname()[1]
-        listener.close()
+        port = free_port()
         process, local = self.forwarded(port)
         self.assert_dialling_resets(local)
         failed = self.event(process, "failed")
@@ -359,7 +358,7 @@ class CommandTests(TunnelCase):
 class LifeTests(TunnelCase):
     def test_it_connects_again(self) -> None:
         self.home = Path(self.enterContext(tempfile.TemporaryDirectory()))
-        server = Twistd(self.home)
+        server = Twistd(self.home, port=free_port())
         listener = self.listen()
         target = f"0:{HERE}:{listener.getsockname()[1]}"
         try:
@@ -385,7 +384,7 @@ class LifeTests(TunnelCase):
 
     def test_another_server_in_the_place_of_ours(self) -> None:
         self.home = Path(self.enterContext(tempfile.TemporaryDirectory()))
-        server = Twistd(self.home)
+        server = Twistd(self.home, port=free_port())
         self.addCleanup(server.kill)
         process = self.tunnel("-D", "0", server=server.address)
         self.event(process, "listening")

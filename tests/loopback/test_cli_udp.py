@@ -11,6 +11,7 @@ import unittest
 from typing import Any
 
 from tests.loopback.command import DEADLINE, CliCase, Server, keep_server, read_line
+from tests.ports import free_port
 
 try:
     import jetstreamproto.datagram  # noqa: F401
@@ -107,20 +108,16 @@ class NoServerTests(UdpCase):
     def ping(self, address: str, *options: str) -> tuple[str, ...]:
         return ("ping", address, "--transport", "udp", "--pin", ELSEWHERE, *options)
 
-    def bound(self) -> tuple[socket.socket, str]:
-        bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.addCleanup(bound.close)
-        bound.bind(("127.0.0.1", 0))
-        return bound, f"127.0.0.1:{bound.getsockname()[1]}"
-
     def test_nothing_listens(self) -> None:
-        bound, address = self.bound()
-        bound.close()
+        address = f"127.0.0.1:{free_port()}"
         self.fails(1, f"^nothing listens at {address}$", *self.ping(address))
 
     def test_nobody_answers(self) -> None:
-        _, address = self.bound()
-        self.fails(5, f"no answer from {address} within", *self.ping(address, "--timeout", "0.5"))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf:
+            deaf.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{deaf.getsockname()[1]}"
+            ping = self.ping(address, "--timeout", "0.5")
+            self.fails(5, f"no answer from {address} within", *ping)
 
     def test_an_unknown_host_name(self) -> None:
         self.fails(1, "host name nothing.invalid has no address", *self.ping("nothing.invalid"))

@@ -20,6 +20,7 @@ from jetstreamproto.errors import TrustError, UnknownHost, WrongFingerprint
 from jetstreamproto.security.identity import Identity
 from tests.doubles import IDENTITY, noise
 from tests.loopback.lingering import linger_shortly
+from tests.ports import free_port
 from tests.streams import Notes
 
 
@@ -224,8 +225,8 @@ class EndTests(EndpointTestCase):
             )
 
     async def test_a_server_that_comes_back(self) -> None:
-        port = await self.listen()
-        number = port.getHost().port
+        number = free_port()
+        port = await self.listen("", number)
         for transport in ("tcp", "udp", "quic"):
             protocol = await self.connect(port, f":transport={transport}")
             await port.stopListening()
@@ -244,7 +245,7 @@ class EndTests(EndpointTestCase):
     async def test_nobody_answers(self) -> None:
         import socket
 
-        silent = socket.create_server(("127.0.0.1", 0), backlog=5)
+        silent = socket.create_server(("127.0.0.1", free_port()), backlog=5)
         datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.addCleanup(silent.close)
         self.addCleanup(datagrams.close)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import socket
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from jetstreamproto.security.trust import PinnedKeys
 from jetstreamproto.services.kv.client import KeyBucket, KeyValueClient
 from jetstreamproto.services.kv.watch import KeyWatch
 from tests.loopback.server_process import LAST_LINE, Server, fingerprint_in
+from tests.ports import free_port
 
 ROUNDS = 3
 WRITERS = 8
@@ -37,8 +37,7 @@ class CrashTests(TestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.home = Path(folder.name).resolve()
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.seed = int(os.environ.get("SEED") or random.randrange(1 << 32))
         self.rolls = random.Random(self.seed)
         self.acknowledged: dict[str, bytes] = {}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from unittest import TestCase
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs" / "examples" / "key_value.py"
@@ -16,8 +17,7 @@ DEADLINE = 60
 
 class KeyValueExampleTests(TestCase):
     def test_it_does_what_the_page_says(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = str(free.getsockname()[1])
+        port = str(free_port())
         with tempfile.TemporaryDirectory() as folder:
             done = subprocess.run(
                 [sys.executable, "-c", EXAMPLE.read_text("utf-8").replace("9000", port)],

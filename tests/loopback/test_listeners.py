@@ -7,6 +7,7 @@ from unittest import mock
 
 from jetstreamproto.errors import ConfigurationError
 from jetstreamproto.server.listeners import TCP, UDP, Listeners, PortTaken, open_listeners
+from tests.ports import free_port
 
 HAS_IPV6 = socket.has_ipv6
 try:
@@ -37,7 +38,7 @@ class ListenersTests(unittest.TestCase):
         self.assertNotEqual(ports[0], 0)
 
     def test_a_free_port_is_free_on_all_of_them(self) -> None:
-        (taken,) = self.listen("127.0.0.2")
+        (taken,) = self.listen("127.0.0.2", port=free_port())
         tried = False
 
         def first_the_taken_one(handle: socket.socket, address: tuple[str, int]) -> None:
@@ -53,7 +54,7 @@ class ListenersTests(unittest.TestCase):
         self.assertNotIn(taken, ports)
 
     def test_a_taken_port_is_named_and_nothing_stays_open(self) -> None:
-        (taken,) = self.listen("127.0.0.2")
+        (taken,) = self.listen("127.0.0.2", port=free_port())
         with self.assertRaisesRegex(PortTaken, rf"127.0.0.2:{taken} \(tcp\) is taken"):
             open_listeners(["127.0.0.1", "127.0.0.2"], taken)
         self.listen("127.0.0.1", port=taken)
@@ -98,19 +99,19 @@ class DatagramTests(ListenersTests):
         return [one.getsockname()[1] for one in listeners.streams]
 
     def test_udp_alone(self) -> None:
-        listeners = self.open("127.0.0.1", transports=(UDP,))
+        listeners = self.open("127.0.0.1", port=free_port(), transports=(UDP,))
         self.assertEqual(listeners.streams, [])
         again = self.open("127.0.0.1", port=listeners.port, transports=(TCP,))
         self.assertEqual(again.port, listeners.port)
 
     def test_a_port_that_is_taken_over_udp(self) -> None:
-        taken = self.open("127.0.0.1", transports=(UDP,)).port
+        taken = self.open("127.0.0.1", port=free_port(), transports=(UDP,)).port
         with self.assertRaisesRegex(PortTaken, rf"127.0.0.1:{taken} \(udp, quic\) is taken"):
             open_listeners(["127.0.0.1"], taken)
         self.open("127.0.0.1", port=taken, transports=(TCP,))
 
     def test_a_free_port_is_free_over_both_transports(self) -> None:
-        taken = self.open("127.0.0.1", transports=(UDP,)).port
+        taken = self.open("127.0.0.1", port=free_port(), transports=(UDP,)).port
         tried = []
 
         def first_the_taken_one(handle: socket.socket, address: tuple[str, int]) -> None:

@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from jetstreamproto.sockets.figures import datagram_figures, datagram_settings
 from jetstreamproto.sockets.offload import BatchingPort, adopt_datagrams, listen_datagrams
 from jetstreamproto.sockets.options import Outcome
+from tests.ports import free_port
 
 DEADLINE = 20.0
 LOOPBACK = "127.0.0.1"
@@ -104,8 +105,10 @@ class Case(SynchronousTestCase):
             if hasattr(getattr(reactor, name, None), "close"):
                 getattr(reactor, name).close()
 
-    def listen(self, protocol: Any, interface: str = LOOPBACK, **options: Any) -> BatchingPort:
-        return listen_datagrams(self.reactor, 0, protocol, interface, **options)
+    def listen(
+        self, protocol: Any, interface: str = LOOPBACK, number: int = 0, **options: Any
+    ) -> BatchingPort:
+        return listen_datagrams(self.reactor, number, protocol, interface, **options)
 
     def address(self, port: BatchingPort) -> tuple[str, int]:
         host = port.getHost()
@@ -228,18 +231,12 @@ class ReactorTests(Case):
                 port.write_segments(DATA, 1200, self.address(sender))
                 self.wait(lambda sender=sender: len(sender.protocol.datagrams) == 84)
 
-    def closed_port(self) -> tuple[str, int]:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unused:
-            unused.bind((LOOPBACK, 0))
-            address: tuple[str, int] = unused.getsockname()
-            return address
-
     def test_port_unreachable_does_not_kill_the_port(self) -> None:
         for make in self.reactors:
             with self.subTest(make.__name__):
                 self.start(make)
                 sender, port, receiver = self.pair()
-                nobody = self.closed_port()
+                nobody = (LOOPBACK, free_port())
                 sender.write_segments(b"anybody?", 1200, nobody)
                 self.wait(lambda sender=sender: sender.protocol.errors)
                 self.assertEqual(sender.protocol.errors, [(nobody, errno.ECONNREFUSED, 0)])
@@ -252,7 +249,7 @@ class ReactorTests(Case):
     def test_the_refusal_of_one_peer_costs_another_nothing(self) -> None:
         self.start()
         sender, port, receiver = self.pair()
-        nobody = self.closed_port()
+        nobody = (LOOPBACK, free_port())
         for number in range(50):
             self.assertTrue(sender.write_segments(b"anybody?", 1200, nobody))
             self.assertTrue(sender.write_segments(b"%d" % number, 1200, self.address(port)))
@@ -268,7 +265,7 @@ class ReactorTests(Case):
                 self.start(make)
                 sender = self.listen(PlainReceiver())
                 for _ in range(3):
-                    sender.write_segments(b"anybody?", 1200, self.closed_port())
+                    sender.write_segments(b"anybody?", 1200, (LOOPBACK, free_port()))
                 self.wait(lambda sender=sender: sender._errors.count >= 3)
                 with self.count_reads(sender) as reads:
                     self.reactor.iterate(0)
@@ -340,7 +337,8 @@ class LifeTests(Case):
 
     def test_stop_listening(self) -> None:
         self.start()
-        sender, port, receiver = self.pair()
+        sender, receiver = self.listen(Receiver()), Receiver()
+        port = self.listen(receiver, number=free_port())
         address = self.address(port)
         stopped: list[object] = []
         port.stopListening().addCallback(stopped.append)

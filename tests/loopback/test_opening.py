@@ -23,6 +23,7 @@ from jetstreamproto.session.protocol import Inbox
 from jetstreamproto.session.session import Session
 from jetstreamproto.sockets.offload import BatchingPort
 from tests.doubles import IDENTITY
+from tests.ports import free_port
 
 HOST = "127.0.0.1"
 TRUST = PinnedKeys([IDENTITY.fingerprint])
@@ -114,7 +115,7 @@ class OpeningTests(TestCase):
         self.assertIn(nothing, fallback or "")
 
     async def test_udp_of_which_nothing_comes_back(self) -> None:
-        server = self.serve("tcp")
+        server = self.serve("tcp", port=free_port())
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf:
             deaf.bind((HOST, server.port))
             transport, fallback = await self.check(await self.open(server, bulk=True))
@@ -122,7 +123,7 @@ class OpeningTests(TestCase):
         self.assertRegex(fallback or "", r"^udp did not answer within 1(\.\d)? s$")
 
     async def test_a_server_that_is_restarted_without_udp(self) -> None:
-        server = self.serve()
+        server = self.serve(port=free_port())
         memory = Memory()
         destination = Destination(reactor, HOST, server.port, bulk=True, memory=memory)
         client = ReconnectingClient(

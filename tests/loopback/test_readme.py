@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import select
-import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from unittest import TestCase
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 DEADLINE = 60
@@ -26,8 +27,7 @@ class ReadmeTests(TestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = str(free.getsockname()[1])
+        self.port = str(free_port())
 
     def start(self, program: str, *arguments: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import select
-import socket
 import subprocess
 import sys
 import tempfile
 import unittest
 from pathlib import Path
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE = 30.0
@@ -23,8 +24,7 @@ class ExampleTests(unittest.TestCase):
         self.assertIn(shown, (ROOT / program).read_text())
 
     def test_server_and_client(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = str(free.getsockname()[1])
+        port = str(free_port())
         program = (ROOT / "docs/examples/rpc.py").read_text().replace("9000", port)
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)

@@ -32,6 +32,7 @@ from tests.loopback.server_process import (
     port_in,
     run_twistd,
 )
+from tests.ports import free_port
 
 
 class Told(ChannelProtocol):
@@ -158,8 +159,8 @@ class RefusedStartTests(TwistdTestCase):
             line = self.assert_one_line("--port", str(port))
         self.assertIn(f"127.0.0.1:{port} (tcp) is taken", line)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
-            other.bind(("127.0.0.1", 0))
-            port = other.getsockname()[1]
+            port = free_port()
+            other.bind(("127.0.0.1", port))
             line = self.assert_one_line("--port", str(port))
         self.assertIn(f"127.0.0.1:{port} (udp, quic) is taken", line)
 

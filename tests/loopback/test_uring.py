@@ -26,6 +26,7 @@ from zope.interface.verify import verifyObject
 
 from jetstreamproto.reactors import uring
 from jetstreamproto.reactors.uring import why_not
+from tests.ports import free_port
 
 REASON = why_not()
 if REASON is None:
@@ -99,9 +100,11 @@ class UringTestCase(unittest.TestCase):
         for _ in range(count):
             self.reactor.iterate(0.001)
 
-    def listen(self, make: Callable[[], Recorder] = Recorder, **options: Any) -> tuple[Any, Any]:
+    def listen(
+        self, make: Callable[[], Recorder] = Recorder, number: int = 0, **options: Any
+    ) -> tuple[Any, Any]:
         factory = Accepting(make)
-        port = self.reactor.listenTCP(0, factory, interface="127.0.0.1", **options)
+        port = self.reactor.listenTCP(number, factory, interface="127.0.0.1", **options)
         return port, factory
 
     def peer(self, port: Any) -> socket.socket:
@@ -127,7 +130,7 @@ class UringTestCase(unittest.TestCase):
 
 class PortTests(UringTestCase):
     def test_a_port_can_be_bound_again_at_once(self) -> None:
-        port, _ = self.listen()
+        port, _ = self.listen(number=free_port())
         self.turns()
         address = port.getHost().host, port.getHost().port
         self.stopped(port)
@@ -394,8 +397,7 @@ class ClientTests(UringTestCase):
         self.until(lambda: mine.reason)
 
     def test_nobody_listens(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as handle:
-            address = handle.getsockname()
+        address = ("127.0.0.1", free_port())
         failed: list[Any] = []
         factory = ClientFactory()
         factory.clientConnectionFailed = lambda _, why: failed.append(why)  # type: ignore

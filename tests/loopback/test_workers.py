@@ -25,6 +25,7 @@ from jetstreamproto.session.session import Session
 from tests.doubles import IDENTITY
 from tests.loopback.server_process import fingerprint_in, port_in, run_twistd
 from tests.loopback.test_twistd import TwistdTestCase
+from tests.ports import free_port
 
 _WORKER = re.compile(r"worker (\d) is process (\d+)")
 
@@ -173,13 +174,12 @@ class ForwardingTests(RoamingTestCase):
 
     async def test_a_peer_that_moves(self) -> None:
         ends = mailboxes(2)
-        port = 0
+        port = free_port()
         boxes = []
         for number in range(2):
             bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             bound.bind(("127.0.0.1", port))
-            port = bound.getsockname()[1]
             factory = JetStreamServerFactory(IDENTITY, {"echo": Echo}, reactor=reactor)  # type: ignore[arg-type]
             written = [end.dup() for _, end in ends]
             boxes.append(Mailbox(number, ends[number][0], written))

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jetstreamproto.reactors.uring import why_not
+from tests.ports import free_port
 
 REASON = why_not()
 if REASON is None:
@@ -52,8 +53,8 @@ class RingTestCase(unittest.TestCase):
             self.addCleanup(one.close)
         return near, far
 
-    def listener(self) -> socket.socket:
-        handle = socket.create_server(("127.0.0.1", 0), backlog=128)
+    def listener(self, port: int = 0) -> socket.socket:
+        handle = socket.create_server(("127.0.0.1", port), backlog=128)
         handle.setblocking(False)
         self.addCleanup(handle.close)
         return handle
@@ -256,7 +257,7 @@ class FullTests(RingTestCase):
 
 class EndTests(RingTestCase):
     def test_a_discarded_socket_is_free_at_once(self) -> None:
-        ring, handle = self.make(), self.listener()
+        ring, handle = self.make(), self.listener(free_port())
         slot = ring.add(handle.fileno(), Owner(), _uring.LISTENER)
         ring.receive(slot, True)
         ring.wait(0)

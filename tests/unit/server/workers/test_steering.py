@@ -6,6 +6,7 @@ import unittest
 
 from jetstreamproto.security.datagrams import HEADER, INITIAL, SEALED
 from jetstreamproto.server.workers.steering import steer
+from tests.ports import free_port
 
 _COUNT = 4
 
@@ -14,14 +15,13 @@ _COUNT = 4
 class SteeringTests(unittest.TestCase):
     def setUp(self) -> None:
         self.sockets: list[socket.socket] = []
-        port = 0
+        port = free_port()
         for _ in range(_COUNT):
             bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             self.addCleanup(bound.close)
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             bound.bind(("127.0.0.1", port))
             bound.settimeout(5)
-            port = bound.getsockname()[1]
             self.sockets.append(bound)
         self.target = ("127.0.0.1", port)
         self.assertIsNone(steer(self.sockets[0]))
