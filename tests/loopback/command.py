@@ -32,6 +32,7 @@ from jetstreamproto.services.echo import DISCARD, ECHO, Discard, Echo
 from jetstreamproto.services.latency import LATENCY, Latency
 from jetstreamproto.services.source import SOURCE, Source
 from jetstreamproto.transports.admission import AdmissionLimits
+from tests.ports import free_port
 
 options = json.loads(sys.argv[1])
 
@@ -49,16 +50,13 @@ factory = JetStreamServerFactory(
     authenticate=log_in if options.get("log_in") else None,
     admission=AdmissionLimits(sessions=options.get("sessions", 100)),
 )
+port = free_port()
+if not options.get("no_tcp"):
+    reactor.listenTCP(port, factory, interface="127.0.0.1")
 if options.get("udp"):
     from jetstreamproto.datagram import listen_udp
-    from tests.ports import free_port
 
-    port = free_port()
-    if not options.get("no_tcp"):
-        reactor.listenTCP(port, factory, interface="127.0.0.1")
     listen_udp(reactor, port, factory, interface="127.0.0.1", quic=True)
-else:
-    port = reactor.listenTCP(0, factory, interface="127.0.0.1").getHost().port
 print(port, factory.identity.fingerprint, flush=True)
 
 def end_with_the_test():

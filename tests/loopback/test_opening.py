@@ -33,7 +33,7 @@ ALL = ("tcp", "udp", "quic")
 class Server:
     """In this process, on one port for all of its transports."""
 
-    def __init__(self, transports: Sequence[str], port: int = 0) -> None:
+    def __init__(self, transports: Sequence[str], port: int) -> None:
         self.factory = JetStreamServerFactory(IDENTITY, {"echo": Echo})
         self._ports: list[Any] = []
         bound = open_listeners([HOST], port, transports)
@@ -60,7 +60,8 @@ class Server:
 
 class OpeningTests(TestCase):
     def serve(self, *transports: str, port: int = 0) -> Server:
-        server = Server(transports or ALL, port)
+        """Over some, on a port that nobody has over the others."""
+        server = Server(transports or ALL, port or free_port())
         self.addCleanup(lambda: ensureDeferred(server.stop()))
         return server
 
@@ -115,7 +116,7 @@ class OpeningTests(TestCase):
         self.assertIn(nothing, fallback or "")
 
     async def test_udp_of_which_nothing_comes_back(self) -> None:
-        server = self.serve("tcp", port=free_port())
+        server = self.serve("tcp")
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf:
             deaf.bind((HOST, server.port))
             transport, fallback = await self.check(await self.open(server, bulk=True))
@@ -123,7 +124,7 @@ class OpeningTests(TestCase):
         self.assertRegex(fallback or "", r"^udp did not answer within 1(\.\d)? s$")
 
     async def test_a_server_that_is_restarted_without_udp(self) -> None:
-        server = self.serve(port=free_port())
+        server = self.serve()
         memory = Memory()
         destination = Destination(reactor, HOST, server.port, bulk=True, memory=memory)
         client = ReconnectingClient(
