@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from unittest import TestCase
 
 import jetstreamproto
+
+ROOT = Path(__file__).parents[2]
 
 PUBLIC = {
     "CertificateAuthority",
@@ -119,5 +122,5 @@ class PublicNamesTests(TestCase):
             "[getattr(jetstreamproto, name) for name in jetstreamproto.__all__]\n"
             "sys.exit('twisted.internet.reactor' in sys.modules)"
         )
-        done = subprocess.run([sys.executable, "-c", script], timeout=60, check=False)
+        done = subprocess.run([sys.executable, "-c", script], timeout=60, check=False, cwd=ROOT)
         self.assertEqual(done.returncode, 0)

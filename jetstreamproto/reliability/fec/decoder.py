@@ -313,15 +313,15 @@ class FecDecoder:
 
 
 def _contributing(joint: list[_Group]) -> list[_Group]:
-    """Leave out groups that cannot help the others: they use up all repairs for symbols that
-    no other covers. Nothing is left if there are too many unknowns."""
+    """Leave out groups with more missing symbols that no other covers than they have repairs: they
+    tell nothing, of these or of the rest. Nothing is left if there are too many unknowns."""
     while True:
         seen: set[int] = set()
         shared: set[int] = set()
         for group in joint:
             shared |= seen & group.missing
             seen |= group.missing
-        rest = [g for g in joint if len(g.missing - shared) < len(g.repairs)]
+        rest = [g for g in joint if len(g.missing - shared) <= len(g.repairs)]
         if len(rest) == len(joint):
             return joint if len(seen) <= _MOST_UNKNOWNS else []
         joint = rest

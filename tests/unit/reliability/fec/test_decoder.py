@@ -169,6 +169,13 @@ class SlidingTests(unittest.TestCase):
         path.repair(2, 3, 3, 4)
         self.assertEqual(set(path.restored), {1, 2, 3, 4})
 
+    def test_what_only_the_difference_of_two_repairs_tells(self) -> None:
+        """One row of one code over two windows: the factors of what both cover are the same."""
+        path = Path(5)
+        path.repair(0, 4, 6, 6)
+        path.repair(0, 5, 6, 6)
+        self.assertEqual(set(path.restored), {4})
+
     @given(st.data(), firsts, st.integers(0, 1 << 32))
     def test_finds_what_linear_algebra_says(
         self, data: st.DataObject, first: int, seed: int
