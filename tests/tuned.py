@@ -9,7 +9,7 @@ from unittest import TestCase
 
 from jetstreamproto.reactors.tuned import TunedReactor
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 class TunedReactorCase(TestCase):

@@ -38,7 +38,7 @@ class _OverSockets(_Case):
     """On this host, from strings."""
 
     transport: str
-    timeout = 20
+    timeout = 60
 
     async def world(self) -> World:
         folder = TemporaryDirectory()

@@ -54,7 +54,7 @@ class Twist(ProcessProtocol):
 
 class _Served(_Case):
     transport: str
-    timeout = 15
+    timeout = 60
 
     async def serve(self) -> Any:
         folder = TemporaryDirectory()

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 ROOT = Path(__file__).resolve().parents[2]
 TWISTD = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()")
-DEADLINE = 30.0
+DEADLINE = 60.0
 LAST_LINE = "half open"
 """In the last of a server's first lines."""
 

@@ -62,7 +62,7 @@ class Echoes(Factory):
 
 
 class EndpointTestCase(TestCase):
-    timeout = 30
+    timeout = 60
 
     def setUp(self) -> None:
         linger_shortly(self, reactor)

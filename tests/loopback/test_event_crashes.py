@@ -36,7 +36,7 @@ from jetstreamproto.services.events.reader import EventReader
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = 25
-DEADLINE = 30.0
+DEADLINE = 60.0
 _WAL_HEADER, _FRAME_HEADER = 32, 24
 
 

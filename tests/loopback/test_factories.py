@@ -19,7 +19,7 @@ from jetstreamproto.services.echo import Echo
 
 
 class TcpTests(TestCase):
-    timeout = 30
+    timeout = 60
 
     @inlineCallbacks
     def test_listen_and_connect(self) -> Any:

@@ -19,7 +19,7 @@ from jetstreamproto.sockets.offload import BatchingPort, adopt_datagrams, listen
 from jetstreamproto.sockets.options import Outcome
 from tests.ports import free_port
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 LOOPBACK = "127.0.0.1"
 
 
@@ -424,7 +424,7 @@ class LifeTests(Case):
 class GlobalReactorTests(TestCase):
     """With the reactor that the process has, as applications use it."""
 
-    timeout = 30
+    timeout = 60
 
     def test_stop_listening(self) -> Any:
         from twisted.internet import reactor

@@ -59,7 +59,7 @@ class Single(Offer):
 
 
 class RelayTests(TestCase):
-    timeout = 30
+    timeout = 60
 
     def setUp(self) -> None:
         folder = tempfile.mkdtemp()

@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-DEADLINE = 30.0
+DEADLINE = 60.0
 
 
 class ExampleTests(unittest.TestCase):

@@ -29,7 +29,7 @@ HOST, SERVICE = "127.0.0.1", "test.Calculator"
 
 
 class ProviderTests(TestCase):
-    timeout = 30
+    timeout = 60
 
     def setUp(self) -> None:
         self.reactor: Any = reactor

@@ -50,7 +50,7 @@ from tests.certificates import NOW
 
 SERVER = Identity.create(NOW)
 CLIENT = Identity.create(NOW)
-PATIENCE = 20
+PATIENCE = 60
 
 
 class Watched(JetStreamServerFactory):

@@ -63,7 +63,7 @@ class Creator(EndpointCreator):  # type: ignore[misc]
 
 
 class _OnEndpoints(ReactorBuilder):  # type: ignore[misc]
-    timeout = 6
+    timeout = 30
     transport: str
 
     def setUp(self) -> None:

@@ -34,7 +34,7 @@ if REASON is None:
     from jetstreamproto.reactors.uring import UringReactor
 
 ROOT = Path(__file__).resolve().parents[2]
-_DEADLINE = 20.0
+_DEADLINE = 60.0
 
 
 class Recorder(Protocol):

@@ -10,7 +10,7 @@ from twisted.internet.base import ReactorBase
 
 from jetstreamproto.cli.pipe import InputReader, OutputWriter
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 PIPE = 1 << 16  # what a pipe holds
 
 

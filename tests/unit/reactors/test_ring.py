@@ -28,7 +28,7 @@ if REASON is None:
     from jetstreamproto.reactors import _uring
     from jetstreamproto.reactors._uring import Ring
 
-_DEADLINE = 10.0
+_DEADLINE = 60.0
 IPV6 = Path("/proc/net/if_inet6")
 
 

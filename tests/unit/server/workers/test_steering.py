@@ -21,7 +21,7 @@ class SteeringTests(unittest.TestCase):
             self.addCleanup(bound.close)
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             bound.bind(("127.0.0.1", port))
-            bound.settimeout(5)
+            bound.settimeout(30)
             self.sockets.append(bound)
         self.target = ("127.0.0.1", port)
         self.assertIsNone(steer(self.sockets[0]))
