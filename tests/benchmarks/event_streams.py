@@ -26,6 +26,7 @@ from typing import Any
 from tests.benchmarks import arguments
 from tests.benchmarks.runner import OURS, Figures, certificate, note, rounds
 from tests.benchmarks.table import NAMES, Column
+from tests.ports import free_port
 
 PEERS = {"mosquitto": "paho", "nats": "nats"}
 """The peers, and the packages of their clients (pip install paho-mqtt nats-py)."""
@@ -74,8 +75,7 @@ def _command(kind: str, folder: Path, port: int, file: str) -> list[str]:
 @contextmanager
 def _server(kind: str, file: str) -> Iterator[int]:
     """A server of its own, with an empty folder; its port."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o777)  # mosquitto gives up being root

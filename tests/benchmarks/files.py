@@ -32,6 +32,7 @@ from tests.benchmarks.links import Link, link_argument
 from tests.benchmarks.runner import OURS, Figures, Results, note
 from tests.benchmarks.table import NAMES, Column
 from tests.benchmarks.wan import TARGETS
+from tests.ports import free_port
 
 _ROOT = Path(__file__).resolve().parents[2]
 _SSHD = "/usr/sbin/sshd"
@@ -59,12 +60,6 @@ NAMES |= {
 
 class Failed(Exception):
     """A run that gave no result."""
-
-
-def free_port() -> int:
-    """A port that nothing listens on just now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

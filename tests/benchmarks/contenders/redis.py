@@ -20,13 +20,13 @@ from twisted.internet.threads import deferToThread
 
 from tests.benchmarks.job import Job
 from tests.benchmarks.operations import KEYS, VALUE, Operations, key_of
+from tests.ports import free_port
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="redis-benchmark-")
 
 
 async def listen(reactor: Any, job: Job) -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     always = ["--appendonly", "yes", "--appendfsync", "always"] if job.variant else []
     server = subprocess.Popen(
         [
