@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from jetstreamproto.security.identity import Identity
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE = 60.0
@@ -32,7 +33,6 @@ from jetstreamproto.services.echo import DISCARD, ECHO, Discard, Echo
 from jetstreamproto.services.latency import LATENCY, Latency
 from jetstreamproto.services.source import SOURCE, Source
 from jetstreamproto.transports.admission import AdmissionLimits
-from tests.ports import free_port
 
 options = json.loads(sys.argv[1])
 
@@ -50,7 +50,7 @@ factory = JetStreamServerFactory(
     authenticate=log_in if options.get("log_in") else None,
     admission=AdmissionLimits(sessions=options.get("sessions", 100)),
 )
-port = free_port()
+port = options["port"]
 if not options.get("no_tcp"):
     reactor.listenTCP(port, factory, interface="127.0.0.1")
 if options.get("udp"):
@@ -81,7 +81,7 @@ class Server:
         with tempfile.NamedTemporaryFile() as file:
             file.write((identity or Identity.create(NOW)).to_pem())
             file.flush()
-            arguments = json.dumps({"identity": file.name, **options})
+            arguments = json.dumps({"identity": file.name, "port": free_port(), **options})
             self.process = subprocess.Popen(
                 [sys.executable, "-c", SERVER, arguments],
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
